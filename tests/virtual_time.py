@@ -1,0 +1,54 @@
+"""An asyncio loop whose clock jumps: when nothing is ready, the next timer is.
+
+The rule is the one of trio's ``MockClock(autojump_threshold=0)``: as long as a file is readable or a callback is due, time stands
+still; when the loop would wait, it does not wait, and its clock moves on instead. Real loopback sockets work, as long as both ends
+live in this loop: Linux hands loopback bytes over at once, so "nothing is readable" means that nobody has anything left to say.
+"""
+
+import asyncio
+import selectors
+from collections.abc import Mapping
+from typing import Any
+
+
+class _JumpingSelector(selectors.BaseSelector):
+    """A selector that never waits for a timer: it says how long it should have waited, and returns."""
+
+    def __init__(self) -> None:
+        self._real = selectors.DefaultSelector()
+        self.jumped = 0.0
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.modify(fileobj, events, data)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._real.get_map()
+
+    def close(self) -> None:
+        self._real.close()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = self._real.select(0)
+        if ready:
+            return ready
+        if timeout is None:  # no timer at all: only a file, or another thread, can go on
+            return self._real.select(None)
+        self.jumped += max(0.0, timeout)
+        return []
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop that starts at 0 s and never waits for a timer."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.jumped
