@@ -1,0 +1,71 @@
+"""Receive SMS codes for Bitcoin over Lightning: an asyncio and trio client for the sms4sats HTTP API."""
+
+from sms4sats_async.client import Client
+from sms4sats_async.errors import (
+    APIError,
+    AuthenticationError,
+    CancelRefused,
+    DecodeError,
+    OrderCancelled,
+    OrderError,
+    OrderExpired,
+    OrderFailed,
+    OrderUnresolved,
+    OutcomeUnknown,
+    PriceTooHigh,
+    RateLimited,
+    SendFailed,
+    Sms4SatsError,
+    TransportError,
+)
+from sms4sats_async.models import (
+    Country,
+    Funding,
+    History,
+    Order,
+    OrderKind,
+    OrderStatus,
+    Price,
+    RentalCountry,
+    Service,
+    SmsStatus,
+)
+from sms4sats_async.watcher import OrderWatcher
+
+__all__ = [
+    "APIError",
+    "AuthenticationError",
+    "CancelRefused",
+    "Client",
+    "Country",
+    "DecodeError",
+    "Funding",
+    "History",
+    "Order",
+    "OrderCancelled",
+    "OrderError",
+    "OrderExpired",
+    "OrderFailed",
+    "OrderKind",
+    "OrderStatus",
+    "OrderUnresolved",
+    "OrderWatcher",
+    "OutcomeUnknown",
+    "Price",
+    "PriceTooHigh",
+    "RateLimited",
+    "RentalCountry",
+    "SendFailed",
+    "Service",
+    "Sms4SatsError",
+    "SmsStatus",
+    "TransportError",
+]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # looked up when asked for: the version stands in pyproject.toml alone
+        from importlib.metadata import version
+
+        return version("sms4sats-async")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,89 @@
+"""Work that goes on for a while after its caller was cancelled: a payment under way, the last look at an order, a socket's close.
+
+A shielded scope is not enough for that on asyncio. It holds off anyio's own cancellation, but a native ``task.cancel()`` (that is what
+``asyncio.wait_for``, ``asyncio.timeout`` and a web framework's disconnect do), and a second one after it, goes straight through a
+shield. What survives is work in a task that is not the caller's; it lives inside the caller's call all the same, so nothing is left
+behind when that returns.
+"""
+
+import asyncio
+import math
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+class Sheltered(Generic[T]):
+    """A piece of work, run once by :meth:`run`; ``result`` holds what it returned, for a caller that was cancelled meanwhile."""
+
+    __slots__ = ("_finished", "_scope", "_work", "error", "result")
+
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self._work = work
+        self._finished = anyio.Event()
+        self._scope = anyio.CancelScope(shield=True)
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    async def run(self, grace: Callable[[], float]) -> None:
+        """Run the work to its end, also when the caller is cancelled meanwhile: then at most ``grace()`` seconds longer.
+
+        ``grace`` is asked at the moment of the cancellation, and may prepare the work for it. The work's own exception is kept in
+        ``error``, never raised. The caller's cancellation, and nothing else, is raised, once the work has ended.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._run)
+            try:
+                await self._finished.wait()
+            except anyio.get_cancelled_exc_class():
+                self._scope.deadline = min(self._scope.deadline, anyio.current_time() + grace())
+                await self._outlast_cancellation()
+                raise
+
+    async def _run(self) -> None:
+        _hide_from_loop_shutdown()
+        try:
+            with self._scope:
+                self.result = await self._work()
+        except BaseException as error:  # noqa: BLE001 - kept for the caller, so that no exception group is made of it
+            self.error = error
+        finally:
+            self._finished.set()
+
+    async def _outlast_cancellation(self) -> None:
+        with anyio.CancelScope(shield=True):  # without it anyio would cancel this wait again at each turn of the loop
+            while not self._finished.is_set():
+                try:
+                    await self._finished.wait()
+                except anyio.get_cancelled_exc_class():  # a second native cancel; the first one is raised in the end
+                    continue
+
+
+async def sheltered(work: Callable[[], Awaitable[T]], *, grace: float = math.inf) -> T:
+    """Return what the work returns, or raise what it raises; a cancelled caller waits ``grace`` seconds at most."""
+    shelter = Sheltered(work)
+    await shelter.run(lambda: grace)
+    if shelter.error is not None:
+        raise shelter.error
+    return shelter.result  # type: ignore[return-value]  # no error, so the work has returned a T
+
+
+def _hide_from_loop_shutdown() -> None:
+    """Keep ``asyncio.run`` from cancelling the work itself when it cancels every task that it knows of.
+
+    It then still waits for the caller's task, which waits for the work. ``_unregister_task`` is the documented way for a task to
+    leave that list (asyncio, "Extending": task lifetime support).
+    """
+    if "asyncio" in sys.modules and (task := _current_asyncio_task()) is not None:
+        asyncio._unregister_task(task)  # noqa: SLF001
+
+
+def _current_asyncio_task() -> "asyncio.Task[object] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # trio: no asyncio loop is running
+        return None

@@ -1,0 +1,790 @@
+"""One request to one value, or to one of our errors: lanes, replies, and what may be repeated. The only room that knows httpx.
+
+A **lane** is one ``httpx.AsyncHTTPTransport`` that may hold one connection. Requests go straight to a lane, past ``httpx.AsyncClient``:
+its pool costs more with each connection it holds, and a native ``task.cancel()`` leaves that pool with slots that never come back
+(httpcore issue 1093). A lane that saw any exception is closed and never used again, so nothing of that kind can add up.
+"""
+
+import contextlib
+import email.utils
+import enum
+import importlib.util
+import itertools
+import json
+import logging
+import math
+import random
+import re
+import ssl
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, Generic, NoReturn, TypeVar
+
+import anyio
+import anyio.lowlevel
+import attrs
+import httpx
+
+from sms4sats_async.errors import APIError, AuthenticationError, DecodeError, OutcomeUnknown, RateLimited, Sms4SatsError, TransportError, printable
+from sms4sats_async.shelter import Sheltered, sheltered
+
+AsyncBaseTransport = httpx.AsyncBaseTransport
+
+T = TypeVar("T")
+
+STATUS_LIMIT = 64 * 1024
+"""The longest reply that is read, in bytes, where one order or one number is told."""
+LIST_LIMIT = 8 * 1024 * 1024
+"""The longest reply that is read, in bytes, where a list is told."""
+GRACE = 10.0
+"""How many seconds a request that spends may go on after its caller was cancelled."""
+LONGEST_RETRY_AFTER = 60.0
+"""How many seconds a ``Retry-After`` is obeyed at the most."""
+_KEEPALIVE = 60.0
+"""How many seconds a lane keeps its connection while nothing is asked: longer than the longest pace of a watcher."""
+_CLOSE_TIMEOUT = 5.0
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 8.0
+
+_logger = logging.getLogger(__name__)
+_json = json.JSONDecoder(parse_constant=lambda name: _refuse(name))  # NaN and Infinity are no JSON
+
+
+class Repeat(enum.Enum):
+    """What may be repeated. It follows from what an endpoint does, not from its HTTP verb."""
+
+    READ = enum.auto()
+    """Changes nothing, or the same thing again: repeated while attempts are left. /cancelorder is one of these."""
+    INVOICE = enum.auto()
+    """Costs nothing until somebody pays: repeated when surely not sent, and once more when its outcome is unknown."""
+    SPEND = enum.auto()
+    """Spends at once: repeated only when surely not sent."""
+
+
+@attrs.frozen
+class Call(Generic[T]):
+    """One endpoint, called with these arguments.
+
+    Attributes:
+        decode: turns the reply's JSON into the value; it raises ``ValueError`` for a reply that breaks the API's promise. It runs
+            as soon as the reply is read, before anything else can be cancelled.
+        keyed: does the call need the API key? No other call carries it.
+        limit: the longest reply in bytes.
+        json: False when only the HTTP status counts; ``decode`` then gets ``None``.
+        order_id: the order that the call is about.
+        salvage: finds an order's id in a part of a reply.
+        doubt: what may have happened when the outcome of a spending call is unknown.
+    """
+
+    method: str
+    path: str
+    decode: Callable[[Any], T] = attrs.field(repr=False)
+    query: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
+    body: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    keyed: bool = False
+    repeat: Repeat = Repeat.READ
+    limit: int = STATUS_LIMIT
+    json: bool = True
+    order_id: str | None = attrs.field(default=None, repr=False)
+    salvage: Callable[[bytes], str | None] | None = attrs.field(default=None, repr=False)
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    def without_secrets(self, text: str) -> str:
+        """Blot out what we sent and the server may repeat: the order's id, the number, the message."""
+        for value in (*self.query.values(), *(self.body or {}).values()):
+            if isinstance(value, str) and len(value) > 4:  # noqa: PLR2004 - a service code is no secret
+                text = text.replace(value, "..")
+        return text
+
+
+@attrs.frozen
+class Reply:
+    """A reply, whole: everything about it is decided without a loop."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    body: bytes = attrs.field(repr=False)
+
+
+@attrs.define
+class _Outcome(Generic[T]):
+    """What one attempt came to.
+
+    Attributes:
+        sent: may the server have seen the request? True unless our own lane can prove that it has not.
+        answered: a reply began to come.
+        concluded: ``value`` or ``error`` says what the reply means.
+        stale: a kept connection ended as the request was sent, before any reply.
+        abandoned: the caller is gone, and nothing was sent: nothing must be sent any more.
+    """
+
+    sent: bool
+    answered: bool = False
+    concluded: bool = False
+    stale: bool = False
+    abandoned: bool = False
+    value: T | None = None
+    error: Sms4SatsError | None = None
+
+
+class ClosedError(RuntimeError):
+    """The client was closed: before the call, or under it."""
+
+
+class Secret:
+    """A text that shows itself in no repr, log line or pickle."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret('..')"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client and its api_key cannot be pickled or copied")
+
+
+class _Lane:
+    """One connection, made when first needed."""
+
+    __slots__ = ("own", "transport", "used")
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, *, own: bool) -> None:
+        self.transport = transport
+        self.own = own
+        self.used = False
+
+
+class Transport:
+    """Lanes to one origin, and the rules of asking over them.
+
+    Args:
+        base_url: https, or http to a loopback or .onion host; a path in it is kept.
+        timeout: the total for one attempt in seconds, from the moment its lane is taken.
+        attempts: how often a call is tried, the first time included.
+        transport: any httpx transport, shared by all lanes and closed by the caller.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None,
+        base_url: str,
+        timeout: float,
+        max_connections: int,
+        attempts: int,
+        proxy: str | None,
+        trust_env: bool,
+        transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        self._base = parse_base_url(base_url)
+        self._prefix = str(self._base).rstrip("/")
+        self._key = None if api_key is None else Secret(api_key)
+        self._headers = {
+            "Host": self._base.netloc.decode("ascii"),
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Cache-Control": "no-store",
+            "User-Agent": "sms4sats-async",
+        }
+        self._timeout = timeout
+        self._timeouts = {"timeout": {"connect": timeout / 2, "read": None, "write": None, "pool": None}}
+        self._attempts = attempts
+        self._proxy = None if transport is not None else _choose_proxy(self._base, proxy, trust_env=trust_env)
+        if self._proxy is not None and self._key is not None and _reads_along(self._proxy, self._base):
+            raise ValueError("proxy: a plain http proxy on another machine would read the api_key on its way to a plain http base_url")
+        self._trust_env = trust_env
+        self._transport = transport
+        self._max_connections = max_connections
+        self._ssl_context: ssl.SSLContext | None = None
+        self._loop: object = None
+        self._permits: anyio.Semaphore | None = None
+        self._free: list[_Lane] = []
+        self._flights: dict[anyio.CancelScope, bool] = {}
+        self._landed: anyio.Event | None = None
+        self._naps: set[anyio.CancelScope] = set()
+        self.closed = False
+
+    @property
+    def base_url(self) -> str:
+        return self._prefix
+
+    @property
+    def has_key(self) -> bool:
+        return self._key is not None
+
+    # --- calls -----------------------------------------------------------------------------------------------------------------
+
+    async def send(self, call: Call[T], *, attempts: int | None = None) -> T:
+        """Make the call, again where that is safe, and return its value.
+
+        Raises:
+            Sms4SatsError: as :mod:`sms4sats_async.errors` describes it, with the call's order id.
+            ClosedError: the client is closed.
+        """
+        most = self._attempts if attempts is None else attempts
+        unknown = 0
+        fresh = call.repeat is Repeat.SPEND
+        for attempt in itertools.count(1):
+            outcome = await self._attempt(call, fresh=fresh)
+            if outcome.stale and call.repeat is Repeat.READ:
+                # The server closed a kept connection just as we used it: no fault of anybody's, so it does not count.
+                outcome = await self._attempt(call, fresh=True)
+            error = outcome.error
+            if error is None:
+                return outcome.value  # type: ignore[return-value]  # no error, so decode has returned a T
+            error.order_id = error.order_id or call.order_id
+            if outcome.sent and call.repeat is not Repeat.READ and not _decided(error):
+                unknown += 1
+            if attempt >= most or not _may_repeat(call.repeat, error, sent=outcome.sent, unknown=unknown):
+                raise _final(call, error, unknown=unknown)
+            await self.pause(_backoff(attempt, error))
+            fresh = True
+        raise AssertionError  # pragma: no cover - count() does not end
+
+    async def _attempt(self, call: Call[T], *, fresh: bool) -> _Outcome[T]:
+        if call.repeat is not Repeat.SPEND:
+            lane = await self._take(fresh=fresh)
+            outcome: _Outcome[T] = _Outcome(sent=not lane.own)
+            await self._exchange(lane, call, outcome)
+            return outcome
+        await anyio.lowlevel.checkpoint()  # a caller who is cancelled already spends nothing
+        lane = await self._take(fresh=True)
+        outcome = _Outcome(sent=not lane.own)
+        shelter = Sheltered(lambda: self._exchange(lane, call, outcome))
+
+        def grace() -> float:
+            outcome.abandoned = not outcome.sent
+            return GRACE if outcome.sent else 0.0
+
+        try:
+            await shelter.run(grace)
+        except anyio.get_cancelled_exc_class() as cancellation:
+            if outcome.abandoned:
+                cancellation.add_note(f"{call}: nothing was sent")
+            elif outcome.value is None:
+                note = f"{call}: {call.doubt}; {outcome.error or f'no reply within {GRACE:g} s of the cancellation'}"
+                cancellation.add_note(note)
+                _logger.warning("cancelled in %s", note)
+            raise
+        if shelter.error is not None:
+            raise shelter.error
+        return outcome
+
+    async def _exchange(self, lane: _Lane, call: Call[T], outcome: _Outcome[T]) -> None:
+        """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
+        whole = False
+        try:
+            with self._flight(spends=call.repeat is Repeat.SPEND) as flight, _ungrouped():
+                whole = await self._ask(lane, call, outcome)
+            if flight.cancelled_caught and not outcome.concluded:
+                ground = "the client was closed" if self.closed else f"no whole reply within {self._timeout:g} s"
+                outcome.error = TransportError(f"{call}: {ground}")
+        except Exception as error:  # noqa: BLE001 - whatever comes out of a transport, httpx's or not, is a TransportError
+            if not outcome.concluded:
+                outcome.stale = lane.used and not outcome.answered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+                outcome.error = _transport_error(call, error)
+        finally:
+            lane.used = lane.own
+            if whole:
+                self._give_back(lane)
+            else:
+                await self._discard(lane)
+        if self.closed and call.repeat is not Repeat.SPEND:
+            self._check_open()
+
+    async def _ask(self, lane: _Lane, call: Call[T], outcome: _Outcome[T]) -> bool:
+        """Return True when the reply was read to its end, so that the lane can be used again."""
+        request = self._request(call)
+        if lane.own and call.repeat is not Repeat.READ:
+            request.extensions = {**self._timeouts, "trace": _gate(outcome)}
+        response = await lane.transport.handle_async_request(request)
+        outcome.answered = True
+        body, whole = await _read(response, call.limit)
+        _conclude(call, Reply(response.status_code, response.headers, body), outcome, whole=whole)
+        if whole:
+            await response.aclose()
+        return whole
+
+    def _request(self, call: Call[Any]) -> httpx.Request:
+        url = self._prefix + call.path
+        if call.query:
+            url += "?" + "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in call.query.items())
+        headers = self._headers
+        content = None
+        if call.body is not None:
+            content = json.dumps(call.body).encode()
+            headers = {**headers, "Content-Type": "application/json", "Content-Length": str(len(content))}
+        if call.keyed and self._key is not None:
+            headers = {**headers, "X-API-Key": self._key.reveal()}
+        return httpx.Request(call.method, url, headers=headers, content=content, extensions=self._timeouts)
+
+    # --- lanes -----------------------------------------------------------------------------------------------------------------
+
+    async def _take(self, *, fresh: bool) -> _Lane:
+        """Wait for a lane, in order, and return the one that was used last, or a fresh one."""
+        self._check_open()
+        permits = self._permits_of_this_loop()
+        try:
+            permits.acquire_nowait()
+        except anyio.WouldBlock:
+            await permits.acquire()
+            if self.closed:
+                permits.release()
+                self._check_open()
+        if not self._free:
+            return self._open()
+        lane = self._free.pop()
+        if fresh and lane.used:
+            try:
+                await _close(lane)
+            except BaseException:
+                permits.release()
+                raise
+            return self._open()
+        return lane
+
+    def _open(self) -> _Lane:
+        if self._transport is not None:
+            return _Lane(self._transport, own=False)
+        if self._ssl_context is None:
+            self._ssl_context = httpx.create_ssl_context(trust_env=self._trust_env)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE)
+        return _Lane(httpx.AsyncHTTPTransport(verify=self._ssl_context, limits=limits, proxy=self._proxy), own=True)
+
+    def _permits_of_this_loop(self) -> anyio.Semaphore:
+        loop = anyio.lowlevel.current_token()
+        if self._permits is None:
+            self._loop, self._permits = loop, anyio.Semaphore(self._max_connections)
+        elif self._loop != loop:
+            raise RuntimeError("this client is at work in another event loop: make one client for each loop")
+        return self._permits
+
+    def _give_back(self, lane: _Lane) -> None:
+        self._free.append(lane)
+        self._release()
+
+    async def _discard(self, lane: _Lane) -> None:
+        try:
+            await _close(lane)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        assert self._permits is not None  # a lane was taken, so there are permits  # noqa: S101
+        self._permits.release()
+
+    @contextlib.contextmanager
+    def _flight(self, *, spends: bool) -> Iterator[anyio.CancelScope]:
+        """The scope of one attempt: it ends at the total deadline, or when the client is closed."""
+        with anyio.CancelScope(deadline=anyio.current_time() + self._timeout) as scope:
+            self._flights[scope] = spends
+            try:
+                yield scope
+            finally:
+                del self._flights[scope]
+                if self._landed is not None:
+                    self._landed.set()
+
+    # --- closing ---------------------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Refuse further calls, wake every pause, end the reads under way, let a spending call come to its end, close all lanes."""
+        self.closed = True
+        for nap in self._naps:
+            nap.cancel()
+        await sheltered(self._land)
+
+    async def _land(self) -> None:
+        await self._until_landed(lambda spends: spends, GRACE)
+        for scope in self._flights:
+            scope.cancel()
+        await self._until_landed(lambda _: True, _CLOSE_TIMEOUT)
+        while self._free:
+            await _close(self._free.pop())
+
+    async def _until_landed(self, counts: Callable[[bool], bool], seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            for scope, spends in self._flights.items():
+                if not counts(spends):
+                    scope.cancel()
+            while any(counts(spends) for spends in self._flights.values()):
+                self._landed = anyio.Event()
+                await self._landed.wait()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError("the client is closed")
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep; raise :class:`ClosedError` as soon as the client is closed."""
+        await self.nap(anyio.CancelScope(deadline=anyio.current_time() + seconds))
+
+    async def nap(self, scope: anyio.CancelScope) -> None:
+        """Sleep until the scope's deadline, or until it is cancelled; raise :class:`ClosedError` once the client is closed."""
+        self._check_open()
+        self._naps.add(scope)
+        try:
+            with scope:
+                await anyio.sleep_forever()
+        finally:
+            self._naps.discard(scope)
+        self._check_open()
+
+
+async def _close(lane: _Lane) -> None:
+    """Close a lane of ours, whatever happens to the caller meanwhile, and bury what goes wrong: the lane is gone in any case."""
+    if lane.own:
+        await sheltered(lambda: _close_now(lane))
+
+
+async def _close_now(lane: _Lane) -> None:
+    with anyio.move_on_after(_CLOSE_TIMEOUT):
+        try:
+            await lane.transport.aclose()
+        except Exception as error:  # noqa: BLE001
+            _logger.debug("closing a connection: %s", type(error).__name__)
+
+
+def _gate(outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
+    """An httpx trace hook that stands where a request's first byte is about to leave, and knows from then on that it may have."""
+
+    async def trace(event: str, info: Mapping[str, Any]) -> None:
+        # A proxy's CONNECT carries nothing of ours.
+        if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
+            if outcome.abandoned:
+                raise TransportError("nothing was sent")
+            outcome.sent = True
+
+    return trace
+
+
+@contextlib.contextmanager
+def _ungrouped() -> Iterator[None]:
+    """Turn an exception group into one exception: a ``KeyboardInterrupt``, else the cancellation, else the first of them.
+
+    On trio, httpcore's connect raises a group of nothing but ``Cancelled``.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise _one_of(group) from None
+
+
+def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    leaves = list(_leaves(group))
+    cancelled = anyio.get_cancelled_exc_class()
+    loud = [leaf for leaf in leaves if not isinstance(leaf, Exception | cancelled)]
+    return (loud or [leaf for leaf in leaves if isinstance(leaf, cancelled)] or leaves)[0]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
+    """Read the body as it comes over the wire, up to the limit, and say whether that was all of it."""
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - httpx's promise for an async transport
+    chunks: list[bytes] = []
+    size = 0
+    parts = aiter(stream)
+    async for chunk in parts:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            if hasattr(parts, "aclose"):
+                await parts.aclose()
+            return b"".join(chunks), False
+    return b"".join(chunks), True
+
+
+# --- replies: pure -----------------------------------------------------------------------------------------------------------------
+
+
+def _conclude(call: Call[T], reply: Reply, outcome: _Outcome[T], *, whole: bool = True) -> None:
+    """Fill in what a reply comes to."""
+    try:
+        if not whole:
+            raise _decode_error(call, reply, f"more than {call.limit} bytes")  # noqa: TRY301
+        outcome.value = _value(call, read_reply(call, reply), reply)
+    except Sms4SatsError as error:
+        outcome.error = error
+        error.__traceback__ = None  # it would keep the whole reply alive as long as the error
+    outcome.concluded = True
+    if outcome.error is not None and outcome.error.order_id is None and call.salvage is not None:
+        outcome.error.order_id = call.salvage(reply.body)
+
+
+def _value(call: Call[T], payload: object, reply: Reply) -> T:
+    try:
+        return call.decode(payload)
+    except ValueError as error:
+        problem = _decode_error(call, reply, str(error))
+        problem.order_id = getattr(error, "order_id", None)
+        raise problem from None
+
+
+def read_reply(call: Call[Any], reply: Reply) -> Any:
+    """Return the JSON of a reply that says yes.
+
+    Raises:
+        APIError: the server said no, by its HTTP status or, whatever that is, with ``"status": "error"``.
+        DecodeError: the reply is no JSON, or a redirect (which is not followed: it would carry the key elsewhere).
+    """
+    status = reply.status_code
+    if not call.json and 200 <= status < 300:
+        return None
+    if 300 <= status < 400:  # noqa: PLR2004
+        host = urllib.parse.urlsplit(reply.headers.get("location", "")).hostname
+        raise _decode_error(call, reply, f"a redirect to {printable(host or 'nowhere')}")
+    refused = status >= 400  # noqa: PLR2004
+    try:
+        payload = _parse(call, reply)
+    except DecodeError as error:
+        if not refused:
+            raise
+        raise _refusal(call, reply, None, error.excerpt) from None
+    reason = _reason(payload)
+    said_no = isinstance(payload, dict) and (str(payload.get("status")).lower() == "error" or ("status" not in payload and reason is not None))
+    if refused or said_no:
+        raise _refusal(call, reply, reason, "")
+    return payload
+
+
+def _parse(call: Call[Any], reply: Reply) -> Any:
+    try:
+        body = _inflate(reply, call.limit)
+        return _json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+    except zlib.error as error:
+        raise _decode_error(call, reply, f"broken compression ({error})") from None
+    except (ValueError, RecursionError):  # ValueError: no JSON, no text, or a number of thousands of digits
+        kind = reply.headers.get("content-type", "no content type")
+        raise _decode_error(call, reply, "an empty body" if not reply.body else f"not JSON but {printable(kind)[:80]}") from None
+
+
+def _inflate(reply: Reply, limit: int) -> bytes:
+    """Undo a compression that we did not ask for, up to the limit: a small bomb must not become a large one."""
+    encoding = reply.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return reply.body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise zlib.error(f"unknown encoding {printable(encoding)[:20]}")
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: zlib finds out by itself which of the two it is
+    body = inflater.decompress(reply.body, limit + 1)
+    if len(body) > limit:
+        raise zlib.error(f"more than {limit} bytes unpacked")
+    if not inflater.eof:
+        raise zlib.error("cut off")
+    return body
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _reason(payload: object) -> str | None:
+    """The server's own words for its no, at most 300 characters; ``None`` when it has none."""
+    reason = payload.get("reason") if isinstance(payload, dict) else None
+    if reason is None or reason == "":
+        return None
+    return (reason if isinstance(reason, str) else json.dumps(reason))[:300]
+
+
+def _refusal(call: Call[Any], reply: Reply, reason: str | None, excerpt: str) -> APIError:
+    status = reply.status_code
+    words = printable(call.without_secrets(reason)) if reason is not None else excerpt or "no reason given"
+    text = f"{call}: HTTP {status}: {words}"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return RateLimited(text, status_code=status, reason=reason, retry_after=retry_after(reply.headers))
+    names_key = status in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST) and re.search(r"api[-_ ]?key", reason or "", re.IGNORECASE)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or names_key:
+        return AuthenticationError(text, status_code=status, reason=reason)
+    return APIError(text, status_code=status, reason=reason)
+
+
+def _decode_error(call: Call[Any], reply: Reply, problem: str) -> DecodeError:
+    shown = excerpt(reply.body)
+    text = f"{call}: HTTP {reply.status_code}: {problem}" + (f": {shown}" if shown else "")
+    return DecodeError(call.without_secrets(text), status_code=reply.status_code, excerpt=call.without_secrets(shown))
+
+
+def excerpt(body: bytes) -> str:
+    """Return the first 80 characters of a body, escaped, with everything that could be a code, a number, an id or a key blotted out."""
+    text = body[:400].decode("utf-8", "replace")
+    if text.lstrip()[:1] in ("{", "["):  # of what was meant as JSON, show the shape and the names of the fields
+        text = re.sub(r'"(?:[^"\\]|\\.)*("?\s*:)?"?', lambda string: string[0] if string[1] else '".."', text)
+    text = re.sub(r"[0-9A-Za-z+/=_-]{16,}|[0-9][0-9 ]{2,}", "..", text)
+    return printable(text[:80])
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read ``Retry-After`` in seconds: a number, or a date, which is held against the reply's own ``Date``; ``None`` if it is neither."""
+    text = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        until, now = _http_date(text), _http_date(headers.get("date", ""))
+        seconds = math.nan if until is None or now is None else (until - now).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+# --- repeating: pure but for the dice ----------------------------------------------------------------------------------------------
+
+
+def _unanswered(error: Sms4SatsError) -> bool:
+    """No answer of the service itself: nothing came, nothing that can be read, or an error page (502 to 504: a gateway's)."""
+    return isinstance(error, TransportError | DecodeError) or (
+        isinstance(error, APIError) and error.reason is None and error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+    )
+
+
+def _decided(error: Sms4SatsError) -> bool:
+    """The server's decision about an order: a refusal with a reason in JSON, or a plain "too many requests"."""
+    return isinstance(error, RateLimited) or (isinstance(error, APIError) and error.reason is not None)
+
+
+def _may_repeat(repeat: Repeat, error: Sms4SatsError, *, sent: bool, unknown: int) -> bool:
+    if isinstance(error.__cause__, Exception) and _is_tls(error.__cause__):
+        return False  # a bad certificate does not get better
+    if repeat is Repeat.SPEND:
+        return not sent
+    if isinstance(error, RateLimited) or not sent:
+        return True
+    if repeat is Repeat.INVOICE:
+        return unknown == 1 and _unanswered(error)
+    return _unanswered(error)
+
+
+def _final(call: Call[Any], error: Sms4SatsError, *, unknown: int) -> Sms4SatsError:
+    """The error that the caller sees."""
+    if call.repeat is not Repeat.SPEND or not unknown:
+        return error
+    final = OutcomeUnknown(f"{error}; {call.doubt}: look before you repeat it", order_id=error.order_id)
+    final.__cause__ = error
+    return final
+
+
+def _backoff(attempt: int, error: Sms4SatsError) -> float:
+    """Seconds until the next attempt: doubling, with a spread, or as the server asks."""
+    delay = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1)  # noqa: S311
+    if isinstance(error, RateLimited) and error.retry_after is not None:
+        return max(delay, min(error.retry_after, LONGEST_RETRY_AFTER))
+    return delay
+
+
+def _transport_error(call: Call[Any], error: Exception) -> TransportError:
+    """Ours for whatever a transport raised, with the ground of it, and with no traceback: those hold requests, and requests secrets."""
+    ground = call.without_secrets(printable(_ground(error)))
+    date = f"; is this machine's date right? It says {datetime.now().astimezone():%Y-%m-%d}" if _is_tls(error) else ""
+    ours = TransportError(f"{call}: {ground}{date}")
+    for link in _chain(error):
+        link.__traceback__ = None
+    ours.__cause__ = error
+    return ours
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on, groups opened, each once."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        link = waiting.pop()
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        waiting.extend(inner for inner in (link.__context__, link.__cause__) if inner is not None)
+        if isinstance(link, BaseExceptionGroup):
+            waiting.extend(link.exceptions)
+
+
+def _ground(error: Exception) -> str:
+    """The first thing in the chain that an operating system or a TLS library said; httpx hides it behind words of its own."""
+    grounds = [link for link in _chain(error) if isinstance(link, OSError) and link.args and not isinstance(link.args[0], BaseException)]
+    told = next((link for link in grounds if link.errno is not None or isinstance(link, ssl.SSLError)), None)
+    text = str(error) or type(error).__name__
+    return text if told is None or str(told) in text else f"{text} ({told})"
+
+
+def _is_tls(error: Exception) -> bool:
+    return any(isinstance(link, ssl.SSLError) for link in _chain(error))
+
+
+# --- addresses ---------------------------------------------------------------------------------------------------------------------
+
+
+def parse_base_url(base_url: str) -> httpx.URL:
+    """Read a base address.
+
+    Raises:
+        TypeError: it is no text.
+        ValueError: no https, and neither loopback nor .onion; or it has a user, a query or a fragment.
+    """
+    if not isinstance(base_url, str):
+        raise TypeError(f"base_url must be a str, not {type(base_url).__name__}")
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"base_url: {error}") from None
+    if url.scheme not in ("https", "http") or not url.host:
+        raise ValueError("base_url must start with https:// and name a host")
+    if url.userinfo or url.query or url.fragment:
+        raise ValueError("base_url must have no user, query or fragment")
+    if url.scheme == "http" and not _is_loopback(url.host) and not url.host.endswith(".onion"):
+        raise ValueError("base_url in plain http must be a loopback or .onion host: anybody on the way could read codes and the key")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None or host.endswith(".localhost")
+
+
+def _choose_proxy(base: httpx.URL, proxy: str | None, *, trust_env: bool) -> httpx.Proxy | None:
+    """The proxy given, or the environment's: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; none for a loopback host."""
+    if proxy is not None:
+        return _proxy(proxy)
+    if not trust_env or _is_loopback(base.host):
+        return None
+    found = urllib.request.getproxies()
+    address = found.get(base.scheme) or found.get("all")
+    if not address or urllib.request.proxy_bypass(base.netloc.decode("ascii")):
+        return None
+    return _proxy(address if "://" in address else f"http://{address}")
+
+
+def _proxy(address: str) -> httpx.Proxy:
+    try:
+        proxy = httpx.Proxy(address)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ValueError(f"proxy: {error}") from None
+    if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise ValueError("proxy: SOCKS needs an extra: pip install 'sms4sats-async[socks]'")
+    return proxy
+
+
+def _reads_along(proxy: httpx.Proxy, base: httpx.URL) -> bool:
+    return base.scheme == "http" and proxy.url.scheme in ("http", "https") and not _is_loopback(proxy.url.host)
