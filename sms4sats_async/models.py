@@ -88,6 +88,8 @@ def _text(value: object) -> str | None:
     """Text, or a number as text; ``None`` for everything else, and for text with nothing in it."""
     if isinstance(value, str):
         return value.strip() or None
+    if type(value) is int:  # the common case, at each poll
+        return str(value)
     number = _decimal(value)
     return None if number is None else f"{number:f}"
 
@@ -143,7 +145,7 @@ def _number(value: object) -> str | None:
     text = _text(value)
     if text is None or text == "0":
         return None
-    compact = re.sub(r"[\s().-]", "", text)
+    compact = text if text.isdecimal() else re.sub(r"[\s().-]", "", text)
     if re.fullmatch(r"\+?[0-9]+", compact):
         return "+" + compact.lstrip("+")
     exponential = _decimal(text)

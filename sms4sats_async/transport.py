@@ -5,9 +5,9 @@ its pool costs more with each connection it holds, and a native ``task.cancel()`
 (httpcore issue 1093). A lane that saw any exception is closed and never used again, so nothing of that kind can add up.
 """
 
-import contextlib
 import email.utils
 import enum
+import functools
 import importlib.util
 import itertools
 import json
@@ -191,13 +191,13 @@ class Transport:
         self._base = parse_base_url(base_url)
         self._prefix = str(self._base).rstrip("/")
         self._key = None if api_key is None else Secret(api_key)
-        self._headers = {
-            "Host": self._base.netloc.decode("ascii"),
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "Cache-Control": "no-store",
-            "User-Agent": "sms4sats-async",
-        }
+        self._headers = httpx.Headers(
+            {
+                "Host": self._base.netloc.decode("ascii"),
+                "Accept-Encoding": "identity",
+                "User-Agent": "sms4sats-async",
+            }
+        )
         self._timeout = timeout
         self._timeouts = {"timeout": {"connect": timeout / 2, "read": None, "write": None, "pool": None}}
         self._attempts = attempts
@@ -286,8 +286,12 @@ class Transport:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
         whole = False
         try:
-            with self._flight(spends=call.repeat is Repeat.SPEND) as flight, _ungrouped():
-                whole = await self._ask(lane, call, outcome)
+            with anyio.CancelScope(deadline=anyio.current_time() + self._timeout) as flight:
+                self._flights[flight] = call.repeat is Repeat.SPEND
+                try:
+                    whole = await self._ask(lane, call, outcome)
+                except BaseExceptionGroup as group:  # on trio, httpcore's connect raises a group of nothing but Cancelled
+                    raise _one_of(group) from None
             if flight.cancelled_caught and not outcome.concluded:
                 ground = "the client was closed" if self.closed else f"no whole reply within {self._timeout:g} s"
                 outcome.error = TransportError(f"{call}: {ground}")
@@ -296,6 +300,9 @@ class Transport:
                 outcome.stale = lane.used and not outcome.answered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
                 outcome.error = _transport_error(call, error)
         finally:
+            del self._flights[flight]
+            if self._landed is not None:
+                self._landed.set()
             lane.used = lane.own
             if whole:
                 self._give_back(lane)
@@ -311,24 +318,24 @@ class Transport:
             request.extensions = {**self._timeouts, "trace": _gate(outcome)}
         response = await lane.transport.handle_async_request(request)
         outcome.answered = True
-        body, whole = await _read(response, call.limit)
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)  # httpx's promise for an async transport  # noqa: S101
+        body, whole = await _read(stream, call.limit)
         _conclude(call, Reply(response.status_code, response.headers, body), outcome, whole=whole)
         if whole:
-            await response.aclose()
+            await stream.aclose()
         return whole
 
     def _request(self, call: Call[Any]) -> httpx.Request:
         url = self._prefix + call.path
         if call.query:
             url += "?" + "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in call.query.items())
-        headers = self._headers
-        content = None
-        if call.body is not None:
-            content = json.dumps(call.body).encode()
-            headers = {**headers, "Content-Type": "application/json", "Content-Length": str(len(content))}
+        request = httpx.Request(call.method, _parsed_url(url), headers=self._headers, json=call.body, extensions=self._timeouts)
+        if call.path == "/cancelorder":
+            request.headers["Cache-Control"] = "no-store"
         if call.keyed and self._key is not None:
-            headers = {**headers, "X-API-Key": self._key.reveal()}
-        return httpx.Request(call.method, url, headers=headers, content=content, extensions=self._timeouts)
+            request.headers["X-API-Key"] = self._key.reveal()
+        return request
 
     # --- lanes -----------------------------------------------------------------------------------------------------------------
 
@@ -385,18 +392,6 @@ class Transport:
         assert self._permits is not None  # a lane was taken, so there are permits  # noqa: S101
         self._permits.release()
 
-    @contextlib.contextmanager
-    def _flight(self, *, spends: bool) -> Iterator[anyio.CancelScope]:
-        """The scope of one attempt: it ends at the total deadline, or when the client is closed."""
-        with anyio.CancelScope(deadline=anyio.current_time() + self._timeout) as scope:
-            self._flights[scope] = spends
-            try:
-                yield scope
-            finally:
-                del self._flights[scope]
-                if self._landed is not None:
-                    self._landed.set()
-
     # --- closing ---------------------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
@@ -443,6 +438,12 @@ class Transport:
         self._check_open()
 
 
+@functools.lru_cache(maxsize=1024)
+def _parsed_url(url: str) -> httpx.URL:
+    """Parse an address once, not at each poll of an order."""
+    return httpx.URL(url)
+
+
 async def _close(lane: _Lane) -> None:
     """Close a lane of ours, whatever happens to the caller meanwhile, and bury what goes wrong: the lane is gone in any case."""
     if lane.own:
@@ -470,19 +471,8 @@ def _gate(outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
     return trace
 
 
-@contextlib.contextmanager
-def _ungrouped() -> Iterator[None]:
-    """Turn an exception group into one exception: a ``KeyboardInterrupt``, else the cancellation, else the first of them.
-
-    On trio, httpcore's connect raises a group of nothing but ``Cancelled``.
-    """
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        raise _one_of(group) from None
-
-
 def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """One exception for a group: a ``KeyboardInterrupt`` or its like, else the cancellation, else the first."""
     leaves = list(_leaves(group))
     cancelled = anyio.get_cancelled_exc_class()
     loud = [leaf for leaf in leaves if not isinstance(leaf, Exception | cancelled)]
@@ -497,10 +487,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
+async def _read(stream: httpx.AsyncByteStream, limit: int) -> tuple[bytes, bool]:
     """Read the body as it comes over the wire, up to the limit, and say whether that was all of it."""
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - httpx's promise for an async transport
     chunks: list[bytes] = []
     size = 0
     parts = aiter(stream)

@@ -4,6 +4,7 @@ A test that talks to another thread or process needs real time: it takes the ``r
 """
 
 import importlib.util
+import inspect
 from typing import Any
 
 import pytest
@@ -29,13 +30,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return name, {"clock": MockClock(autojump_threshold=0)}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:  # every coroutine test is an anyio test: nobody has to remember the mark
-        if isinstance(item, pytest.Function) and _is_async(item.function):
-            item.add_marker("anyio")
-
-
-def _is_async(function: Any) -> bool:
-    import inspect
-
-    return inspect.iscoroutinefunction(inspect.unwrap(function))
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(name: str, obj: object) -> None:
+    """Mark every coroutine test as an anyio test, before anyio's own plugin looks for the mark: nobody has to remember it."""
+    if name.startswith("test_") and inspect.iscoroutinefunction(obj):
+        pytest.mark.anyio(obj)
