@@ -65,7 +65,7 @@ __all__ = [
 
 def __getattr__(name: str) -> str:
     if name == "__version__":  # looked up when asked for: the version stands in pyproject.toml alone
-        from importlib.metadata import version
+        from importlib.metadata import version  # noqa: PLC0415 - most programs never ask
 
         return version("sms4sats-async")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,6 @@ from sms4sats_async.errors import PriceTooHigh, Sms4SatsError
 from sms4sats_async.models import (
     Country,
     History,
-    MalformedReply,
     Order,
     OrderKind,
     OrderStatus,
@@ -22,6 +21,7 @@ from sms4sats_async.models import (
     RentalCountry,
     Service,
     balance_sats,
+    confirmation,
     mask,
     order_id_in,
 )
@@ -289,9 +289,7 @@ class Client:
         placed: list[Order] = []
 
         def decode(payload: object) -> Order:
-            order = Order.from_wire(
-                payload, kind=kind, created_at=datetime.now(UTC), immediate=immediate, country=country, service=service
-            )
+            order = Order.from_wire(payload, kind=kind, created_at=datetime.now(UTC), immediate=immediate, country=country, service=service)
             placed.append(order)
             self._tell(order)
             return order
@@ -347,15 +345,18 @@ class Probe:
     __slots__ = ("_transport",)
 
     def __init__(self, client: Client) -> None:
-        self._transport = client._transport  # noqa: SLF001 - a friend, in the same room
+        self._transport = client._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of the same room
 
     async def look(self, order_id: str) -> OrderStatus:
+        """Ask for an order's status, once."""
         return await self._transport.send(_status_call(order_id), attempts=1)
 
     async def cancel(self, order_id: str) -> None:
+        """Ask for an order's cancel, once."""
         await self._transport.send(_cancel_call(order_id), attempts=1)
 
     async def nap(self, scope: anyio.CancelScope) -> None:
+        """Sleep until the scope's deadline, or its cancel; raise ``ClosedError`` once the client is closed."""
         await self._transport.nap(scope)
 
 
@@ -366,13 +367,7 @@ def _status_call(order_id: str) -> Call[OrderStatus]:
 
 def _cancel_call(order_id: str) -> Call[None]:
     check_order_id(order_id)
-    return Call("GET", "/cancelorder", _confirmed, {"orderId": order_id}, order_id=order_id)
-
-
-def _confirmed(payload: object) -> None:
-    """A cancel is confirmed by ``"status": "OK"`` only: an empty object, or somebody else's page in JSON, confirms nothing."""
-    if not isinstance(payload, dict) or str(payload.get("status")).upper() != "OK":
-        raise MalformedReply("no status OK")
+    return Call("GET", "/cancelorder", confirmation, {"orderId": order_id}, order_id=order_id)
 
 
 # --- arguments ---------------------------------------------------------------------------------------------------------------------

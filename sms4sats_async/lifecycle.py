@@ -507,7 +507,8 @@ class Lifecycle:
                 cancelled, reason = self._cancel_told()
                 paid = self.paid_at is not None
                 what = "no code came in time" if paid else "it was not paid in time"
-                state = "it is cancelled" if cancelled else f"no cancel was confirmed: {words(reason)}" if reason else "there is no cancel for it"
+                open_ = f"no cancel was confirmed: {words(reason)}" if reason else "there is no cancel for it"
+                state = "it is cancelled" if cancelled else open_
                 text = f"{name}: {what}; {state}"
                 return OrderExpired(text, order_id=order_id, status=status, paid=paid, cancelled=cancelled, reason=reason)
             case _:

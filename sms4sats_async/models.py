@@ -16,10 +16,10 @@ import enum
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import attrs
 
@@ -166,14 +166,22 @@ def _code(value: object) -> tuple[str | None, bool]:
     return (f"{number:f}", True) if number else (None, False)
 
 
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)  # JSON has no keys but strings
+
+
+def _is_array(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 def _object(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
+    if not _is_object(value):
         raise MalformedReply(f"{what} is not an object but {_json_type(value)}")
     return value
 
 
 def _json_type(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    names: dict[type, str] = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
     return names.get(type(value), "an object")
 
 
@@ -182,13 +190,14 @@ def _rows(payload: object, what: str, read: Callable[[dict[str, Any]], _Row | No
 
     One row that cannot be read must not cost the others; a list of which no row can be read is not the list that was asked for.
     """
-    if isinstance(payload, dict):
-        rows: Iterable[Any] = [_keyed(key, row) for key, row in payload.items()]
-    elif isinstance(payload, list):
+    rows: list[Any]
+    if _is_object(payload):
+        rows = [_keyed(key, row) for key, row in payload.items()]
+    elif _is_array(payload):
         rows = payload
     else:
         raise MalformedReply(f"the list of {what} is {_json_type(payload)}")
-    objects = [row for row in rows if isinstance(row, dict)]
+    objects = [row for row in rows if _is_object(row)]
     found = [one for row in objects if (one := read(row)) is not None]
     if objects and not found:
         raise MalformedReply(f"none of the {len(objects)} rows in the list of {what} can be read")
@@ -199,7 +208,7 @@ def _keyed(key: str, row: object) -> object:
     """A row of an object of rows: its key stands for the id when the row has none; a bare string is its name."""
     if isinstance(row, str):
         return {"id": key, "name": row}
-    return {"id": key, **row} if isinstance(row, dict) and "id" not in row and "cc" not in row else row
+    return {"id": key, **row} if _is_object(row) and "id" not in row and "cc" not in row else row
 
 
 def _first(row: Mapping[str, Any], *names: str) -> Any:
@@ -268,7 +277,7 @@ class Service:
 
 
 def _image_url(image: object) -> str | None:
-    source = _text(image.get("src") if isinstance(image, dict) else image)
+    source = _text(image.get("src") if _is_object(image) else image)
     if source is None or re.match(r"https?://", source, re.IGNORECASE):
         return source
     return "https:" + source if source.startswith("//") else SITE + source.lstrip("/")
@@ -329,7 +338,7 @@ class Price:
         """Decode GET /price."""
         row = _object(payload, "the price")
         computed = row.get("computed")
-        asked: dict[str, Any] = computed if isinstance(computed, dict) else {}
+        asked: dict[str, Any] = computed if _is_object(computed) else {}
         return cls(
             sats=_price(asked.get("price")),
             receive_sats=_price(row.get("receive")),
@@ -541,6 +550,16 @@ def _sms_status(value: object) -> SmsStatus | str | None:
         return text
 
 
+def confirmation(payload: object) -> None:
+    """Decode GET /cancelorder: ``"status": "OK"`` confirms; an empty object, or somebody else's page in JSON, confirms nothing.
+
+    Raises:
+        MalformedReply: anything else.
+    """
+    if str(_object(payload, "the answer").get("status")).upper() != "OK":
+        raise MalformedReply("no status OK")
+
+
 # --- the prepaid account -----------------------------------------------------------------------------------------------------------
 
 
@@ -580,7 +599,8 @@ class Funding:
     raw: Mapping[str, Any] = _raw()
 
     @classmethod
-    def _from_row(cls, row: dict[str, Any]) -> "Funding":
+    def from_row(cls, row: dict[str, Any]) -> "Funding":
+        """Decode one of the ``orders`` of GET /history."""
         hold_invoice = row.get("holdinvoice")
         return cls(
             amount_sats=_whole(row.get("amount")),
@@ -609,7 +629,7 @@ class History:
         """Decode GET /history."""
         row = _object(payload, "the history")
         rows = row.get("orders")
-        fundings = _rows([] if rows is None else rows, "fundings", Funding._from_row)  # noqa: SLF001 - a row of ours
+        fundings = _rows([] if rows is None else rows, "fundings", Funding.from_row)
         total = _whole(row.get("totalAmount"))
         raw = _without_key(row) | {"orders": [dict(funding.raw) for funding in fundings]}
         return cls(sum(one.amount_sats or 0 for one in fundings) if total is None else total, fundings, raw=raw)

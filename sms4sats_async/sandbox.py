@@ -359,7 +359,7 @@ class Sandbox:
         ValueError: ``speed`` is not positive, or ``countries`` or ``services`` is empty.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         *,
         timeline: Timeline | Callable[[SandboxOrder], Timeline] | None = None,
@@ -991,9 +991,7 @@ _FEATURES = 1 << 8 | 1 << 14
 """Variable-length onion and payment secret, both required."""
 
 
-def _bolt11(  # noqa: PLR0913
-    *, amount_sats: int, timestamp: int, payment_hash: bytes, payment_secret: bytes, description: str, expiry: int
-) -> str:
+def _bolt11(*, amount_sats: int, timestamp: int, payment_hash: bytes, payment_secret: bytes, description: str, expiry: int) -> str:
     """Return an invoice that every decoder reads, and nobody can pay: its signature is made up."""
     prefix = "lnbc" + _shortest_amount(amount_sats)
     words = [

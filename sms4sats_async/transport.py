@@ -22,14 +22,23 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeGuard, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 import attrs
 import httpx
 
-from sms4sats_async.errors import APIError, AuthenticationError, DecodeError, OutcomeUnknown, RateLimited, Sms4SatsError, TransportError, printable
+from sms4sats_async.errors import (
+    APIError,
+    AuthenticationError,
+    DecodeError,
+    OutcomeUnknown,
+    RateLimited,
+    Sms4SatsError,
+    TransportError,
+    printable,
+)
 from sms4sats_async.shelter import Sheltered, sheltered
 
 AsyncBaseTransport = httpx.AsyncBaseTransport
@@ -50,7 +59,13 @@ _CLOSE_TIMEOUT = 5.0
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 8.0
 
 _logger = logging.getLogger(__name__)
-_json = json.JSONDecoder(parse_constant=lambda name: _refuse(name))  # NaN and Infinity are no JSON
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_json = json.JSONDecoder(parse_constant=_refuse)
 
 
 class Repeat(enum.Enum):
@@ -146,6 +161,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
+        """Return the text itself."""
         return self._text
 
     def __repr__(self) -> str:
@@ -218,10 +234,12 @@ class Transport:
 
     @property
     def base_url(self) -> str:
+        """The origin, and the path in it, without a slash at the end."""
         return self._prefix
 
     @property
     def has_key(self) -> bool:
+        """Was an API key given?"""
         return self._key is not None
 
     # --- calls -----------------------------------------------------------------------------------------------------------------
@@ -285,9 +303,10 @@ class Transport:
     async def _exchange(self, lane: _Lane, call: Call[T], outcome: _Outcome[T]) -> None:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
         whole = False
+        flight = anyio.CancelScope(deadline=anyio.current_time() + self._timeout)
+        self._flights[flight] = call.repeat is Repeat.SPEND
         try:
-            with anyio.CancelScope(deadline=anyio.current_time() + self._timeout) as flight:
-                self._flights[flight] = call.repeat is Repeat.SPEND
+            with flight:
                 try:
                     whole = await self._ask(lane, call, outcome)
                 except BaseExceptionGroup as group:  # on trio, httpcore's connect raises a group of nothing but Cancelled
@@ -479,19 +498,19 @@ def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return (loud or [leaf for leaf in leaves if isinstance(leaf, cancelled)] or leaves)[0]
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for inner in group.exceptions:
+        if isinstance(inner, BaseExceptionGroup):
+            yield from _leaves(cast("BaseExceptionGroup[BaseException]", inner))
+        else:
+            yield inner
 
 
 async def _read(stream: httpx.AsyncByteStream, limit: int) -> tuple[bytes, bool]:
     """Read the body as it comes over the wire, up to the limit, and say whether that was all of it."""
     chunks: list[bytes] = []
     size = 0
-    parts = aiter(stream)
+    parts: Any = aiter(stream)
     async for chunk in parts:
         chunks.append(chunk)
         size += len(chunk)
@@ -509,7 +528,7 @@ def _conclude(call: Call[T], reply: Reply, outcome: _Outcome[T], *, whole: bool 
     """Fill in what a reply comes to."""
     try:
         if not whole:
-            raise _decode_error(call, reply, f"more than {call.limit} bytes")  # noqa: TRY301
+            raise _decode_error(call, reply, f"more than {call.limit} bytes")
         outcome.value = _value(call, read_reply(call, reply), reply)
     except Sms4SatsError as error:
         outcome.error = error
@@ -536,7 +555,7 @@ def read_reply(call: Call[Any], reply: Reply) -> Any:
         DecodeError: the reply is no JSON, or a redirect (which is not followed: it would carry the key elsewhere).
     """
     status = reply.status_code
-    if not call.json and 200 <= status < 300:
+    if not call.json and 200 <= status < 300:  # noqa: PLR2004
         return None
     if 300 <= status < 400:  # noqa: PLR2004
         host = urllib.parse.urlsplit(reply.headers.get("location", "")).hostname
@@ -549,10 +568,19 @@ def read_reply(call: Call[Any], reply: Reply) -> Any:
             raise
         raise _refusal(call, reply, None, error.excerpt) from None
     reason = _reason(payload)
-    said_no = isinstance(payload, dict) and (str(payload.get("status")).lower() == "error" or ("status" not in payload and reason is not None))
-    if refused or said_no:
+    if refused or _says_no(payload, reason):
         raise _refusal(call, reply, reason, "")
     return payload
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _says_no(payload: object, reason: str | None) -> bool:
+    if not _is_object(payload):
+        return False
+    return str(payload["status"]).lower() == "error" if "status" in payload else reason is not None
 
 
 def _parse(call: Call[Any], reply: Reply) -> Any:
@@ -582,13 +610,9 @@ def _inflate(reply: Reply, limit: int) -> bytes:
     return body
 
 
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _reason(payload: object) -> str | None:
     """The server's own words for its no, at most 300 characters; ``None`` when it has none."""
-    reason = payload.get("reason") if isinstance(payload, dict) else None
+    reason: Any = payload.get("reason") if _is_object(payload) else None
     if reason is None or reason == "":
         return None
     return (reason if isinstance(reason, str) else json.dumps(reason))[:300]
@@ -707,7 +731,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield link
         waiting.extend(inner for inner in (link.__context__, link.__cause__) if inner is not None)
         if isinstance(link, BaseExceptionGroup):
-            waiting.extend(link.exceptions)
+            waiting.extend(_leaves(cast("BaseExceptionGroup[BaseException]", link)))
 
 
 def _ground(error: Exception) -> str:
@@ -725,7 +749,7 @@ def _is_tls(error: Exception) -> bool:
 # --- addresses ---------------------------------------------------------------------------------------------------------------------
 
 
-def parse_base_url(base_url: str) -> httpx.URL:
+def parse_base_url(base_url: object) -> httpx.URL:
     """Read a base address.
 
     Raises:

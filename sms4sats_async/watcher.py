@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeVar
@@ -81,8 +81,7 @@ class OrderWatcher:
         poll_interval: float | Pace | None = None,
         cancel_on_exit: bool = True,
     ) -> None:
-        if not isinstance(client, Client):
-            raise TypeError(f"client must be a Client, not {type(client).__name__}")
+        _check_client(client)
         self._known_age = isinstance(order, Order)
         self.order = order if isinstance(order, Order) else _bare_order(order, kind)
         if kind is not None and self.order.kind is not OrderKind(kind):
@@ -91,8 +90,8 @@ class OrderWatcher:
             kind=self.order.kind,
             kind_is_guess=kind is None and not self._known_age,
             prepaid=self.order.prepaid,
-            hold_window=_checked_window("hold_window", hold_window),
-            payment_window=_checked_window("payment_window", payment_window),
+            hold_window=None if hold_window is None else _positive("hold_window", hold_window),
+            payment_window=None if payment_window is None else _positive("payment_window", payment_window),
             pace=_checked_pace(poll_interval),
         )
         self._rules = rules
@@ -194,7 +193,18 @@ class OrderWatcher:
 
         The codes of a rental are not its end: each new one is a new status.
         """
-        return _Statuses(self)
+        return _Statuses(self._next_status)
+
+    async def _next_status(self, last: OrderStatus | None) -> OrderStatus:
+        def ready() -> OrderStatus | None:
+            if self.status is not None and self.status != last:
+                return self.status
+            self._raise_end()
+            if self._state.end is not None:
+                raise StopAsyncIteration
+            return None
+
+        return await self._until(ready)
 
     # --- cancelling ------------------------------------------------------------------------------------------------------------
 
@@ -412,26 +422,20 @@ class OrderWatcher:
 
 
 class _Statuses(AsyncIterator[OrderStatus]):
-    """The statuses of a watcher, each that differs from the one before. It holds nothing open between two of them."""
+    """The statuses of an order, each that differs from the one before. It holds nothing open between two of them."""
 
-    def __init__(self, watcher: OrderWatcher) -> None:
-        self._watcher = watcher
+    def __init__(self, following: Callable[[OrderStatus | None], Awaitable[OrderStatus]]) -> None:
+        self._following = following
         self._last: OrderStatus | None = None
 
     async def __anext__(self) -> OrderStatus:
-        watcher = self._watcher
+        self._last = await self._following(self._last)
+        return self._last
 
-        def ready() -> OrderStatus | None:
-            status = watcher.status
-            if status is not None and status != self._last:
-                self._last = status
-                return status
-            watcher._raise_end()  # noqa: SLF001 - of the same room
-            if watcher._state.end is not None:  # noqa: SLF001
-                raise StopAsyncIteration
-            return None
 
-        return await watcher._until(ready)  # noqa: SLF001
+def _check_client(client: object) -> None:
+    if not isinstance(client, Client):
+        raise TypeError(f"client must be a Client, not {type(client).__name__}")
 
 
 def _bare_order(order_id: str, kind: OrderKind | str | None) -> Order:
@@ -439,11 +443,9 @@ def _bare_order(order_id: str, kind: OrderKind | str | None) -> Order:
     return Order(order_id, OrderKind.receive if kind is None else OrderKind(kind))
 
 
-def _checked_window(name: str, seconds: object) -> float | None:
-    if seconds is None:
-        return None
+def _positive(name: str, seconds: object) -> float:
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        raise TypeError(f"{name} must be a number of seconds or None, not {type(seconds).__name__}")
+        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
     if not seconds > 0:
         raise ValueError(f"{name} must be positive, not {seconds}")
     return float(seconds)
@@ -454,9 +456,5 @@ def _checked_pace(interval: float | Pace | None) -> Pace:
         return default_pace
     if callable(interval):
         return interval
-    if not isinstance(interval, int | float) or isinstance(interval, bool):
-        raise TypeError(f"poll_interval must be seconds, a function or None, not {type(interval).__name__}")
-    if not interval > 0:
-        raise ValueError(f"poll_interval must be positive, not {interval}")
-    seconds = float(interval)
+    seconds = _positive("poll_interval", interval)
     return lambda _status, _waited: seconds
