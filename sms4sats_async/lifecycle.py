@@ -386,7 +386,7 @@ class Lifecycle:
         if self.cancellable:
             closing = Closing(window=True, until=began + LAST_STEPS, cancels=True, at=began)
         elif self.failures:  # the look failed, and there is nothing to cancel: look again
-            closing = Closing(window=True, until=began + LAST_STEPS, cancels=False, at=self.due, misses=1)
+            closing = Closing(window=True, until=began + LAST_STEPS, cancels=False, at=began + FLOOR, misses=1)
         else:
             return self._ended(End.EXPIRED)
         return attrs.evolve(self, closing=closing, wish=None)
