@@ -1,5 +1,7 @@
 """The client: one thin coroutine for each endpoint, and what an endpoint may ask of its arguments."""
 
+from __future__ import annotations  # anyio loads its parts when they are named: not at our import
+
 import logging
 import math
 import re

@@ -24,6 +24,7 @@ The rules, and where they come from:
 import enum
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import attrs
 
@@ -83,8 +84,7 @@ def default_pace(status: OrderStatus, seconds_waited: float) -> float:
 # --- what goes in ------------------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Failure:
+class Failure(NamedTuple):
     """How asking failed.
 
     Attributes:
@@ -113,8 +113,7 @@ class Failure:
 # --- what comes out ----------------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Look:
+class Look(NamedTuple):
     """Ask for the status at this time; give up waiting for it at ``before``. ``last``: one of the last steps of a window."""
 
     at: float
@@ -122,8 +121,7 @@ class Look:
     last: bool = False
 
 
-@attrs.frozen
-class Cancel:
+class Cancel(NamedTuple):
     """Ask the server to cancel at this time. ``last``: one of the last steps of a window."""
 
     at: float
@@ -170,8 +168,7 @@ class Rules:
     pace: Pace = default_pace
 
 
-@attrs.frozen
-class Wish:
+class Wish(NamedTuple):
     """The caller wants the order cancelled, from this time on: asked so many times at the most, within so many seconds."""
 
     at: float
@@ -179,8 +176,7 @@ class Wish:
     within: float
 
 
-@attrs.frozen
-class Closing:
+class Closing(NamedTuple):
     """A cancel under way: cancel, look, and again where the answer was lost.
 
     Attributes:
@@ -417,7 +413,7 @@ class Lifecycle:
         if closing is None:
             wish = self.wish or Wish(now, CANCEL_TRIES, LAST_STEPS)
             closing = Closing(window=False, until=now + wish.within, cancels=True, at=now, most=wish.tries)
-        closing = attrs.evolve(closing, cancels=False, tries=closing.tries + 1, at=now)
+        closing = closing._replace(cancels=False, tries=closing.tries + 1, at=now)
         return attrs.evolve(self, closing=closing, wish=None, in_doubt=True)
 
     def confirmed(self) -> "Lifecycle":
@@ -436,7 +432,7 @@ class Lifecycle:
 
     def _told(self, answer: Answer, reason: str | None) -> "Lifecycle":
         assert self.closing is not None  # asking() came before  # noqa: S101
-        return attrs.evolve(self, closing=attrs.evolve(self.closing, answer=answer, reason=reason))
+        return attrs.evolve(self, closing=self.closing._replace(answer=answer, reason=reason))
 
     def _checked(self, began: float) -> "Lifecycle":
         """A look after a cancel came back, with no code and no error in it."""
@@ -467,7 +463,7 @@ class Lifecycle:
         closing = self.closing
         assert closing is not None  # noqa: S101
         pause = min(LONGEST_BACKOFF, 2.0**closing.misses)
-        closing = attrs.evolve(closing, cancels=cancels, at=min(began + pause, closing.until), misses=closing.misses + 1)
+        closing = closing._replace(cancels=cancels, at=min(began + pause, closing.until), misses=closing.misses + 1)
         return attrs.evolve(self, closing=closing)
 
     def _answered(self) -> "Lifecycle":

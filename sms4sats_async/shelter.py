@@ -6,7 +6,8 @@ shield. What survives is work in a task that is not the caller's; it lives insid
 behind when that returns.
 """
 
-import asyncio
+from __future__ import annotations  # anyio loads its parts when they are named: not at our import
+
 import math
 import sys
 from collections.abc import Awaitable, Callable
@@ -78,12 +79,11 @@ def _hide_from_loop_shutdown() -> None:
     It then still waits for the caller's task, which waits for the work. ``_unregister_task`` is the documented way for a task to
     leave that list (asyncio, "Extending": task lifetime support).
     """
-    if "asyncio" in sys.modules and (task := _current_asyncio_task()) is not None:
-        asyncio._unregister_task(task)  # noqa: SLF001
-
-
-def _current_asyncio_task() -> "asyncio.Task[object] | None":
+    asyncio = sys.modules.get("asyncio")  # where it was never imported, none of its loops is running
+    if asyncio is None:
+        return
     try:
-        return asyncio.current_task()
-    except RuntimeError:  # trio: no asyncio loop is running
-        return None
+        task = asyncio.current_task()
+    except RuntimeError:  # trio
+        return
+    asyncio._unregister_task(task)  # noqa: SLF001

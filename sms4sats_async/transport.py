@@ -5,6 +5,8 @@ its pool costs more with each connection it holds, and a native ``task.cancel()`
 (httpcore issue 1093). A lane that saw any exception is closed and never used again, so nothing of that kind can add up.
 """
 
+from __future__ import annotations  # anyio loads its parts when they are named: not at our import
+
 import email.utils
 import enum
 import functools
@@ -25,8 +27,6 @@ from http import HTTPStatus
 from typing import Any, Generic, NoReturn, TypeGuard, TypeVar, cast
 
 import anyio
-import anyio.lowlevel
-import attrs
 import httpx
 
 from sms4sats_async.errors import (
@@ -79,7 +79,6 @@ class Repeat(enum.Enum):
     """Spends at once: repeated only when surely not sent."""
 
 
-@attrs.frozen
 class Call(Generic[T]):
     """One endpoint, called with these arguments.
 
@@ -94,18 +93,36 @@ class Call(Generic[T]):
         doubt: what may have happened when the outcome of a spending call is unknown.
     """
 
-    method: str
-    path: str
-    decode: Callable[[Any], T] = attrs.field(repr=False)
-    query: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
-    body: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    keyed: bool = False
-    repeat: Repeat = Repeat.READ
-    limit: int = STATUS_LIMIT
-    json: bool = True
-    order_id: str | None = attrs.field(default=None, repr=False)
-    salvage: Callable[[bytes], str | None] | None = attrs.field(default=None, repr=False)
-    doubt: str = ""
+    __slots__ = ("body", "decode", "doubt", "json", "keyed", "limit", "method", "order_id", "path", "query", "repeat", "salvage")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        decode: Callable[[Any], T],
+        query: Mapping[str, str] | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
+        keyed: bool = False,
+        repeat: Repeat = Repeat.READ,
+        limit: int = STATUS_LIMIT,
+        json: bool = True,
+        order_id: str | None = None,
+        salvage: Callable[[bytes], str | None] | None = None,
+        doubt: str = "",
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.decode = decode
+        self.query = query or {}
+        self.body = body
+        self.keyed = keyed
+        self.repeat = repeat
+        self.limit = limit
+        self.json = json
+        self.order_id = order_id
+        self.salvage = salvage
+        self.doubt = doubt
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -118,16 +135,17 @@ class Call(Generic[T]):
         return text
 
 
-@attrs.frozen
 class Reply:
     """A reply, whole: everything about it is decided without a loop."""
 
-    status_code: int
-    headers: Mapping[str, str]
-    body: bytes = attrs.field(repr=False)
+    __slots__ = ("body", "headers", "status_code")
+
+    def __init__(self, status_code: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status_code = status_code
+        self.headers = headers
+        self.body = body
 
 
-@attrs.define
 class _Outcome(Generic[T]):
     """What one attempt came to.
 
@@ -139,13 +157,16 @@ class _Outcome(Generic[T]):
         abandoned: the caller is gone, and nothing was sent: nothing must be sent any more.
     """
 
-    sent: bool
-    answered: bool = False
-    concluded: bool = False
-    stale: bool = False
-    abandoned: bool = False
-    value: T | None = None
-    error: Sms4SatsError | None = None
+    __slots__ = ("abandoned", "answered", "concluded", "error", "sent", "stale", "value")
+
+    def __init__(self, *, sent: bool) -> None:
+        self.sent = sent
+        self.answered = False
+        self.concluded = False
+        self.stale = False
+        self.abandoned = False
+        self.value: T | None = None
+        self.error: Sms4SatsError | None = None
 
 
 class ClosedError(RuntimeError):
@@ -224,6 +245,7 @@ class Transport:
         self._transport = transport
         self._max_connections = max_connections
         self._ssl_context: ssl.SSLContext | None = None
+        self._current_loop: Callable[[], object]
         self._loop: object = None
         self._permits: anyio.Semaphore | None = None
         self._free: list[_Lane] = []
@@ -277,7 +299,7 @@ class Transport:
             outcome: _Outcome[T] = _Outcome(sent=not lane.own)
             await self._exchange(lane, call, outcome)
             return outcome
-        await anyio.lowlevel.checkpoint()  # a caller who is cancelled already spends nothing
+        await anyio.sleep(0)  # noqa: ASYNC115 - a caller who is cancelled already spends nothing
         lane = await self._take(fresh=True)
         outcome = _Outcome(sent=not lane.own)
         shelter = Sheltered(lambda: self._exchange(lane, call, outcome))
@@ -390,10 +412,12 @@ class Transport:
         return _Lane(httpx.AsyncHTTPTransport(verify=self._ssl_context, limits=limits, proxy=self._proxy), own=True)
 
     def _permits_of_this_loop(self) -> anyio.Semaphore:
-        loop = anyio.lowlevel.current_token()
         if self._permits is None:
-            self._loop, self._permits = loop, anyio.Semaphore(self._max_connections)
-        elif self._loop != loop:
+            from anyio.lowlevel import current_token  # noqa: PLC0415 - with its first request a client can wait for it
+
+            self._current_loop, self._loop = current_token, current_token()
+            self._permits = anyio.Semaphore(self._max_connections)
+        elif self._loop != self._current_loop():
             raise RuntimeError("this client is at work in another event loop: make one client for each loop")
         return self._permits
 

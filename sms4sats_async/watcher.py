@@ -1,5 +1,7 @@
 """Watch one order: drive its lifecycle with a client and a clock, in the task of whoever waits."""
 
+from __future__ import annotations  # anyio loads its parts when they are named: not at our import
+
 import copy
 import logging
 import math

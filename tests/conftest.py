@@ -25,7 +25,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
         return name, {}
     if name == "asyncio":
         return name, {"loop_factory": VirtualTimeLoop}
-    from trio.testing import MockClock  # noqa: PLC0415 - only where there is a trio
+    from trio.testing import MockClock
 
     return name, {"clock": MockClock(autojump_threshold=0)}
 

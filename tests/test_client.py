@@ -212,7 +212,7 @@ BAD: list[tuple[str, Ask, type[Exception], str]] = [
         lambda c: c.create_send_order("+1\u0662\u0660\u0662555\u0660143", "hi"),
         ValueError,
         "phone must be in E.164",
-    ),  # noqa: E501
+    ),
     ("message empty", lambda c: c.create_send_order("+12025550143", ""), ValueError, "message must not be empty"),
     ("message long", lambda c: c.create_send_order("+12025550143", "x" * 141), ValueError, "message has 141 characters"),
     ("webhook no address", lambda c: c.create_send_order("+12025550143", "x", webhook_url="me"), ValueError, "webhook_url must be"),

@@ -490,7 +490,7 @@ async def test_time_stamps_count_milliseconds_from_the_epoch() -> None:
 
 
 @pytest.mark.parametrize("says_ended", [True, False])
-async def test_an_order_with_no_code_ends_by_itself_after_21_minutes(says_ended: bool) -> None:  # noqa: FBT001
+async def test_an_order_with_no_code_ends_by_itself_after_21_minutes(says_ended: bool) -> None:
     sandbox = Sandbox(says_ended=says_ended)
     async with connected(sandbox) as http:
         order_id = await place(http)
@@ -524,7 +524,7 @@ async def test_an_invoice_expires_after_21_minutes() -> None:
 
 @pytest.mark.parametrize("says_ended", [True, False])
 @pytest.mark.parametrize("paid", [True, False])
-async def test_a_cancelled_order_gives_the_money_back_once(says_ended: bool, paid: bool) -> None:  # noqa: FBT001
+async def test_a_cancelled_order_gives_the_money_back_once(says_ended: bool, paid: bool) -> None:
     sandbox = Sandbox(says_ended=says_ended, timeline=Timeline(code_after=300))
     async with connected(sandbox) as http:
         order_id = await place(http)
@@ -656,7 +656,7 @@ async def test_funding_adds_to_the_balance_when_it_is_paid() -> None:
 
 
 @pytest.mark.parametrize("says_ended", [True, False])
-async def test_a_prepaid_order_is_charged_on_receipt_and_credited_when_it_ends_with_nothing(says_ended: bool) -> None:  # noqa: FBT001
+async def test_a_prepaid_order_is_charged_on_receipt_and_credited_when_it_ends_with_nothing(says_ended: bool) -> None:
     sandbox = Sandbox(accounts={"a-key": 5000}, says_ended=says_ended)
     async with connected(sandbox) as http:
         orders = [await place(http, immediate=True) for _ in range(3)]
