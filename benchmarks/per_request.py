@@ -10,7 +10,7 @@ the ratio.
 
 httpx keeps 20 connections unless told otherwise, and so holds 20 at 100 calls at once; a second line has it keep all 100, for good.
 With ``--delay``, the server takes its time as a real one does, so that all the calls at once are under way at once.
-The ratio is httpx's CPU time over ours, round by round: 3.0 means that a call costs a third.
+The ratio is our CPU time over that of httpx, round by round: 0.25 means that a call costs a quarter.
 """
 
 import argparse
@@ -83,7 +83,7 @@ class Comparison:
         """CPU time of httpx over ours, for each round in which both held a connection for each call."""
         enough = self.at_once * ENOUGH_CONNECTIONS
         pairs = zip(self.httpx, self.ours, strict=True)
-        return [bare.cpu_us / own.cpu_us for bare, own in pairs if min(bare.connections, own.connections) >= enough]
+        return [own.cpu_us / bare.cpu_us for bare, own in pairs if min(bare.connections, own.connections) >= enough]
 
 
 async def compare(at_once: int, httpx_keeps: int, *, rounds: int, calls: int, delay: float = 0.0) -> Comparison:
@@ -131,7 +131,7 @@ async def _call_many(call: Call, at_once: int, calls: int) -> int:
 
 def table(comparisons: Sequence[Comparison]) -> str:
     """The figures for a person: medians, and in brackets the least and the most."""
-    lines = ["calls     CPU µs per call: median (min-max)             connections     server µs       httpx / ours"]
+    lines = ["calls     CPU µs per call: median (min-max)             connections     server µs       ours / httpx"]
     lines += ["at once   httpx                  ours                 httpx    ours   httpx  ours   median (min-max), rounds"]
     for case in comparisons:
         name = f"{case.at_once}" if case.httpx_keeps == HTTPX_KEEPS else f"{case.at_once} kept"

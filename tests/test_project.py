@@ -1,0 +1,139 @@
+"""What holds for the package as a whole: its public names, its layers, its types, its import."""
+
+import inspect
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+import sms4sats_async
+from benchmarks.import_time import ratios
+from sms4sats_async import Client, OrderWatcher
+
+ROOT = Path(__file__).parents[1]
+
+SIGNATURES: dict[str, str] = {
+    "Client": "*, api_key=None, base_url='https://api2.sms4sats.com', timeout=10.0, max_connections=20, attempts=4, proxy=None, "
+    "trust_env=True, transport=None, on_order=None",
+    "Client.is_available": "",
+    "Client.get_countries": "",
+    "Client.get_services": "country",
+    "Client.get_rental_countries": "service='full'",
+    "Client.get_price": "country=None, service=None",
+    "Client.create_order": "country, service, *, rental=False, real_phone=False, ref=None, immediate=False, max_sats=None",
+    "Client.get_order_status": "order_id",
+    "Client.cancel_order": "order_id",
+    "Client.create_send_order": "phone, message, *, immediate=False, webhook_url=None, ref=None, max_sats=None",
+    "Client.fund": "amount_sats",
+    "Client.get_balance": "",
+    "Client.get_history": "",
+    "Client.aclose": "",
+    "OrderWatcher": "client, order, *, kind=None, hold_window=1260.0, payment_window=1260.0, poll_interval=None, cancel_on_exit=True",
+    "OrderWatcher.paid": "",
+    "OrderWatcher.number": "",
+    "OrderWatcher.code": "",
+    "OrderWatcher.sent": "",
+    "OrderWatcher.cancel": "when_allowed=False",
+    "OrderWatcher.__aiter__": "",
+    "Order.to_dict": "",
+    "Order.from_dict": "data",
+}
+
+FIELDS: dict[str, str] = {
+    "Country": "id name raw",
+    "Service": "code name count image_url raw",
+    "RentalCountry": "id name duration price_sats raw",
+    "Price": "sats receive_sats send_sats rent_sats s4s_sats country_id description raw",
+    "Order": "id kind payreq prepaid amount_sats created_at country service raw",
+    "OrderStatus": "order_id paid number code code_was_number sms_status error activation_id country service timestamp raw",
+    "History": "total_sats fundings raw",
+    "Funding": "amount_sats price_sats created_at description hold_invoice raw",
+}
+
+ERRORS = {
+    "Sms4SatsError", "TransportError", "OutcomeUnknown", "DecodeError", "APIError", "AuthenticationError", "RateLimited", "OrderError",
+    "OrderFailed", "OrderExpired", "OrderUnresolved", "OrderCancelled", "CancelRefused", "SendFailed", "PriceTooHigh",
+}  # fmt: skip
+
+
+def _resolve(name: str) -> Any:
+    found: Any = sms4sats_async
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize(("name", "arguments"), SIGNATURES.items())
+def test_a_public_callable_has_this_very_signature(name: str, arguments: str) -> None:
+    parameters = [one.replace(annotation=one.empty) for one in inspect.signature(_resolve(name)).parameters.values() if one.name != "self"]
+    written = [f"{one}" for one in parameters]
+    first_keyword = next((at for at, one in enumerate(parameters) if one.kind is one.KEYWORD_ONLY), None)
+    if first_keyword is not None:
+        written.insert(first_keyword, "*")
+    assert ", ".join(written) == arguments
+
+
+@pytest.mark.parametrize(("name", "fields"), FIELDS.items())
+def test_a_model_has_these_very_fields(name: str, fields: str) -> None:
+    assert [field.name for field in attrs.fields(_resolve(name))] == fields.split()
+
+
+def test_the_public_names_are_these_and_no_others() -> None:
+    expected = {"Client", "OrderWatcher", "OrderKind", "SmsStatus", *FIELDS, *ERRORS}
+    assert set(sms4sats_async.__all__) == expected
+    assert sorted(sms4sats_async.__all__) == sms4sats_async.__all__
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = sms4sats_async.nonsense  # type: ignore[attr-defined]
+
+
+def test_every_public_name_and_method_is_documented() -> None:
+    for name in sms4sats_async.__all__:
+        assert inspect.getdoc(_resolve(name)), name
+    for kind in (Client, OrderWatcher):
+        for name, member in inspect.getmembers(kind):
+            assert name.startswith("_") or inspect.getdoc(member), name
+
+
+def test_the_public_attributes_of_a_watcher_and_a_client() -> None:
+    client = Client()
+    watcher = OrderWatcher(client, "ab12")
+    assert (watcher.order.id, watcher.status, client.orphaned_orders, client.is_closed) == ("ab12", None, [], False)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name, path=str(Path(sys.executable).parent))
+    assert found is not None, f"{name} belongs to the group test"
+    return found
+
+
+def test_the_layers_hold() -> None:
+    assert "0 broken" in _run(_tool("lint-imports"))
+
+
+def test_mypy_sees_the_types_that_a_user_writes() -> None:
+    _run(sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", "tests/typing/api.py")
+
+
+def test_pyright_sees_the_types_that_a_user_writes() -> None:
+    assert "0 errors" in _run(_tool("pyright"), "--pythonpath", sys.executable, "tests/typing/api.py")
+
+
+def test_importing_the_package_needs_no_trio_and_loads_no_loop() -> None:
+    loaded = _run(sys.executable, "-c", "import sys, sms4sats_async; print(sorted(sys.modules))")
+    for name in ("'trio'", "'asyncio'", "'hypercorn'", "'sms4sats_async.sandbox'"):
+        assert name not in loaded
+
+
+def test_importing_the_package_costs_little_more_than_what_it_needs() -> None:
+    assert statistics.median(ratios(rounds=7)) <= 1.35

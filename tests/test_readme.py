@@ -1,0 +1,123 @@
+"""Every piece of Python in the README runs as it stands, against the sandbox instead of the service."""
+
+import ast
+import inspect
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import sms4sats_async
+from sms4sats_async import Client
+from sms4sats_async.lifecycle import default_pace
+from sms4sats_async.models import OrderStatus
+from sms4sats_async.sandbox import Sandbox, Timeline
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+PROGRAMS = [block for block in BLOCKS if re.search(r"^(asyncio|trio)\.run\(", block, re.MULTILINE)]
+FRAGMENTS = [block for block in BLOCKS if block not in PROGRAMS]
+KEY = "readme-key"
+
+
+def line_of(block: str) -> str:
+    return f"line {README[: README.index(block)].count(chr(10)) + 1}"
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=line_of)
+def test_a_program_runs_and_prints_its_code(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = Sandbox(timeline=Timeline(paid_after=0.1, number_after=8, code_after=30, code="004217"), speed=100)
+    exec(compile(block.replace("Client()", "Client(transport=TRANSPORT)"), "README.md", "exec"), {"TRANSPORT": quick.transport()})  # noqa: S102
+    shown = capsys.readouterr().out
+    assert "004217" in shown or "paid, and cancelled: True True" in shown
+
+
+async def names(client: Client) -> dict[str, Any]:
+    """What a fragment of the README takes for given."""
+    public = {name: getattr(sms4sats_async, name) for name in sms4sats_async.__all__}
+    return public | {"client": client, "order": await client.create_order(187, "tg"), "base_url": "http://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize("block", FRAGMENTS, ids=line_of)
+async def test_a_fragment_runs(block: str, anyio_backend_name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "aiohttp" in block and anyio_backend_name == "trio":
+        return  # the README says: on asyncio
+    sandbox = Sandbox(timeline=Timeline(paid_after=5, number_after=8, code_after=45), accounts={KEY: 100_000})
+    async with Client(transport=sandbox.transport(), base_url="http://localhost", api_key=KEY) as client:
+        given = await names(client)
+        code = compile(block, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        with anyio.fail_after(3600):
+            result = eval(code, given)  # noqa: S307 - our own README
+            if inspect.iscoroutine(result):
+                await result
+    assert "Traceback" not in capsys.readouterr().out
+
+
+def test_there_are_programs_and_fragments() -> None:
+    assert len(PROGRAMS) == 3
+    assert len(FRAGMENTS) >= 6
+
+
+def test_the_first_forty_lines_are_enough_to_start() -> None:
+    start = "\n".join(README.splitlines()[:45])
+    for needed in ("asyncio.run(main())", "trio.run(main)", "sms4sats_async demo", "It is no wallet"):
+        assert needed in start
+
+
+def test_every_call_of_the_client_is_in_the_table_with_its_signature() -> None:
+    for name, method in inspect.getmembers(Client, inspect.iscoroutinefunction):
+        if name.startswith("_") or name == "aclose":
+            continue
+        written = re.search(rf"^\| `{name}\((.*?)\)`", README, re.MULTILINE)
+        assert written, name
+        given = [str(one) for one in inspect.signature(method).parameters.values()][1:]
+        bare = [re.sub(r": [^=]+?(?= = |$)", "", one).replace(" = ", "=").replace("'", '"') for one in given]
+        assert written[1].replace("*, ", "") == ", ".join(bare), name
+
+
+def test_the_error_tree_of_the_readme_is_the_real_one() -> None:
+    tree = README[README.index("## The errors") : README.index("A bad argument")]
+    parents: list[tuple[int, str]] = []
+    for line in tree.splitlines():
+        found = re.match(r"^([│├└─ ]*)([A-Z]\w+)  ", line)
+        if found is None:
+            continue
+        depth, name = len(found[1]), found[2]
+        while parents and parents[-1][0] >= depth:
+            parents.pop()
+        if parents:
+            assert getattr(sms4sats_async, name).__bases__ == (getattr(sms4sats_async, parents[-1][1]),)
+        parents.append((depth, name))
+    assert all(name in tree for name in sms4sats_async.__all__ if issubclass(getattr(sms4sats_async, name), Exception))
+
+
+def test_the_default_pace_is_the_one_of_the_table() -> None:
+    waits = [int(number) for number in re.findall(r"every (\d+) s", README)]
+    unpaid, paid = OrderStatus("ab", paid=False), OrderStatus("ab", paid=True)
+    shown = [default_pace(unpaid, 0), default_pace(unpaid, 60), default_pace(unpaid, 120)]
+    shown += [default_pace(paid, 0), default_pace(paid, 30), default_pace(paid, 120)]
+    assert waits[:6] == shown
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == project["version"] == sms4sats_async.__version__
+
+
+def test_ci_calls_the_test_command_of_the_readme() -> None:
+    commands = [shlex.split(line) for line in re.findall(r"^python3.11 -m venv .*$", README, re.MULTILINE)]
+    demo, tests = commands
+    assert demo[-3:] == ["-m", "sms4sats_async", "demo"]
+    assert tests[-2:] == ["-m", "pytest"]
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert " ".join(tests[-2:]) in ci
+    for extra in (".[sandbox,trio,aiohttp,socks]", "--group test"):
+        assert extra in " ".join(tests)
+        assert extra in ci

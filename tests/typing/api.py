@@ -1,0 +1,92 @@
+"""The package as a user's program sees it, for type checkers; never run.
+
+``assert_type`` fails the check when a type is another one, and ``# type: ignore`` on a line without an error does too.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, assert_type
+
+import httpx
+
+from sms4sats_async import (
+    Client,
+    Country,
+    Funding,
+    History,
+    Order,
+    OrderError,
+    OrderExpired,
+    OrderKind,
+    OrderStatus,
+    OrderWatcher,
+    PriceTooHigh,
+    RateLimited,
+    RentalCountry,
+    Service,
+    SmsStatus,
+)
+from sms4sats_async.sandbox import Sandbox, Timeline
+
+
+async def calls() -> None:
+    async with Client(api_key="key", proxy="http://127.0.0.1:3128", on_order=print) as client:
+        assert_type(client, Client)
+        assert_type(await client.is_available(), bool)
+        assert_type(await client.get_countries(), list[Country])
+        assert_type(await client.get_services(187), list[Service])
+        assert_type(await client.get_rental_countries(), list[RentalCountry])
+        assert_type((await client.get_price("us", "google")).sats, int | None)
+        order = await client.create_order(187, "tg", max_sats=5000)
+        assert_type(order, Order)
+        assert_type(order.payreq, str | None)
+        assert_type(order.kind, OrderKind)
+        assert_type(order.created_at, datetime)
+        assert_type(order.to_dict(), dict[str, Any])
+        assert_type(await client.get_order_status(order.id), OrderStatus)
+        assert_type(await client.get_balance(), int)
+        history = await client.get_history()
+        assert_type(history, History)
+        assert_type(history.fundings, list[Funding])
+        assert_type(client.orphaned_orders, list[Order])
+        await client.create_order(187)  # type: ignore[call-arg]
+        await client.create_order(187, "tg", True)  # type: ignore[call-arg]
+        await client.get_order_status(order)  # type: ignore[arg-type]
+        order.id = "other"  # type: ignore[misc]
+
+
+async def watching(client: Client, order: Order) -> None:
+    async with OrderWatcher(client, order, poll_interval=lambda status, waited: 5.0 if status.paid else waited / 10) as watcher:
+        assert_type(watcher, OrderWatcher)
+        assert_type(watcher.status, OrderStatus | None)
+        assert_type(await watcher.number(), str)
+        assert_type(await watcher.code(), str)
+        assert_type(await watcher.sent(), SmsStatus)
+        await watcher.cancel(when_allowed=True)
+        assert_type(aiter(watcher), AsyncIterator[OrderStatus])
+        async for status in watcher:
+            assert_type(status.number, str | None)
+            assert_type(status.sms_status, SmsStatus | str | None)
+    OrderWatcher(client, "id", kind="send", hold_window=None)
+    OrderWatcher(client, 5)  # type: ignore[arg-type]
+
+
+def errors(error: OrderError) -> None:
+    assert_type(error.order_id, str | None)
+    assert_type(error.status, OrderStatus | None)
+    if isinstance(error, OrderExpired):
+        assert_type(error.cancelled, bool)
+        assert_type(error.reason, str | None)
+    if isinstance(error, PriceTooHigh):
+        assert_type(error.order, Order | None)
+        assert_type(error.price_sats, int | None)
+
+
+def waiting(error: RateLimited) -> float:
+    return error.retry_after or 1.0
+
+
+def transports(mine: httpx.AsyncBaseTransport) -> None:
+    sandbox = Sandbox(timeline=Timeline(paid_after=1, code_after=30))
+    Client(transport=mine)
+    Client(transport=sandbox.transport())
