@@ -64,8 +64,8 @@ def test_there_are_programs_and_fragments() -> None:
 
 
 def test_the_first_forty_lines_are_enough_to_start() -> None:
-    start = "\n".join(README.splitlines()[:45])
-    for needed in ("asyncio.run(main())", "trio.run(main)", "sms4sats_async demo", "It is no wallet"):
+    start = "\n".join(README.splitlines()[:40])
+    for needed in ("asyncio.run(main())", "trio.run(main)", "sms4sats_async demo", "-m pytest", "It is no wallet"):
         assert needed in start
 
 
