@@ -136,20 +136,27 @@ def _words(value: object) -> str | None:
     """What the server says in a field meant for people: text as it is, anything else as its JSON; cut at 300 characters."""
     if not value:  # None, "", false, 0, {} and [] say nothing
         return None
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else _as_json(value)
     return text[:_MAX_WORDS] if text.strip() else None
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:  # what was just deep enough to be read is too deep to be written from here
+        return "(deeply nested)"
 
 
 def _number(value: object) -> str | None:
     """A phone number in E.164 with ``+``; text that is no number stays as it is, because the code may stand beside it."""
     text = _text(value)
-    if text is None or text == "0":
+    number = _decimal(value)
+    if text is None or number == 0:
         return None
-    compact = text if text.isdecimal() else re.sub(r"[\s().-]", "", text)
-    if re.fullmatch(r"\+?[0-9]+", compact):
-        return "+" + compact.lstrip("+")
-    exponential = _decimal(text)
-    return text if exponential is None else f"+{exponential:f}"
+    if number is not None:  # digits, or the same as 1.555e10
+        return f"+{number:f}" if number > 0 and number == number.to_integral_value() else text
+    compact = re.sub(r"(?<=.)[\s().-]|\(", "", text)  # a minus in front is no hyphen
+    return "+" + compact.removeprefix("+") if re.fullmatch(r"\+?[0-9]+", compact, re.ASCII) else text
 
 
 def _code(value: object) -> tuple[str | None, bool]:
@@ -197,10 +204,10 @@ def _rows(payload: object, what: str, read: Callable[[dict[str, Any]], _Row | No
         rows = payload
     else:
         raise MalformedReply(f"the list of {what} is {_json_type(payload)}")
-    objects = [row for row in rows if _is_object(row)]
-    found = [one for row in objects if (one := read(row)) is not None]
-    if objects and not found:
-        raise MalformedReply(f"none of the {len(objects)} rows in the list of {what} can be read")
+    rows = [row for row in rows if row is not None]
+    found = [one for row in rows if _is_object(row) and (one := read(row)) is not None]
+    if rows and not found:
+        raise MalformedReply(f"none of the {len(rows)} rows in the list of {what} can be read")
     return found
 
 
@@ -208,12 +215,12 @@ def _keyed(key: str, row: object) -> object:
     """A row of an object of rows: its key stands for the id when the row has none; a bare string is its name."""
     if isinstance(row, str):
         return {"id": key, "name": row}
-    return {"id": key, **row} if _is_object(row) and "id" not in row and "cc" not in row else row
+    return {**row, "id": key} if _is_object(row) and _first(row, "id", "cc") is None else row
 
 
 def _first(row: Mapping[str, Any], *names: str) -> Any:
-    """The first of the fields that is there and not null: the service spells some of them in several ways."""
-    return next((row[name] for name in names if row.get(name) is not None), None)
+    """The first of the fields that is there, and neither null nor empty: the service spells some of them in several ways."""
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
 # --- the catalogue -----------------------------------------------------------------------------------------------------------------
@@ -266,7 +273,10 @@ class Service:
     def list_from_wire(cls, payload: object) -> "list[Service]":
         """Decode GET /getnumbersstatus. An empty list is a country without services; a code that comes twice is kept once."""
         found = _rows(payload, "services", cls._from_row)
-        return list({service.code: service for service in reversed(found)}.values())[::-1]
+        first: dict[str, Service] = {}
+        for service in found:
+            first.setdefault(service.code, service)
+        return list(first.values())
 
     @classmethod
     def _from_row(cls, row: dict[str, Any]) -> "Service | None":
@@ -353,7 +363,7 @@ class Price:
 
 # --- orders ------------------------------------------------------------------------------------------------------------------------
 
-_INVOICE = re.compile(r"ln(?:bcrt|bc|tbs|tb|sb)(?:([0-9]{1,18})([munp]?))?1[02-9ac-hj-np-z]{8,}", re.IGNORECASE)
+_INVOICE = re.compile(r"ln(?:bcrt|bc|tbs|tb|sb)(?:([0-9]{1,18})([munp]?))?1[02-9ac-hj-np-z]{8,}", re.IGNORECASE | re.ASCII)
 _PICO_PER_SATOSHI = 10_000
 _PICO = {"": 10**12, "m": 10**9, "u": 10**6, "n": 10**3, "p": 1}
 
@@ -456,27 +466,34 @@ class Order:
         Raises:
             ValueError: there is no id, or a field cannot be what it should be.
         """
-        order_id = data.get("id")
-        if not isinstance(order_id, str) or not order_id:
+
+        def field(name: str, *types: type) -> Any:
+            value = data.get(name)
+            if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+                raise ValueError(f"order: {name} cannot be {_json_type(value)}")
+            return value
+
+        order_id = field("id", str)
+        if not order_id:
             raise ValueError("order: no id")
-        created_at = data.get("created_at")
+        created_at = field("created_at", str)
         moment = datetime.now(UTC) if created_at is None else datetime.fromisoformat(created_at)
         return cls(
             id=order_id,
-            kind=OrderKind(data.get("kind", OrderKind.receive)),
-            payreq=data.get("payreq"),
-            prepaid=bool(data.get("prepaid", False)),
-            amount_sats=data.get("amount_sats"),
+            kind=OrderKind(field("kind", str) or OrderKind.receive),
+            payreq=field("payreq", str),
+            prepaid=field("prepaid", bool) or False,
+            amount_sats=field("amount_sats", int),
             created_at=moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC),
-            country=data.get("country"),
-            service=data.get("service"),
+            country=field("country", int, str),
+            service=field("service", str),
         )
 
 
 def order_id_in(body: bytes) -> str | None:
     """Find an order's id in a reply that was cut off: one whole ``"orderId": "..."`` pair is enough; ``None`` without one."""
     match = re.search(rb'"orderId"\s*:\s*(?:"([^"\\]{1,200})"|([0-9]{1,40})\s*[,}])', body)
-    return None if match is None else (match[1] or match[2]).decode("utf-8", "replace")
+    return None if match is None else (match[1] or match[2]).decode("utf-8", "replace").strip() or None
 
 
 @attrs.frozen

@@ -10,8 +10,8 @@ from __future__ import annotations  # anyio loads its parts when they are named:
 
 import math
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Generic, TypeVar, cast
 
 import anyio
 
@@ -36,17 +36,23 @@ class Sheltered(Generic[T]):
         ``grace`` is asked at the moment of the cancellation, and may prepare the work for it. The work's own exception is kept in
         ``error``, never raised. The caller's cancellation, and nothing else, is raised, once the work has ended.
         """
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._run)
-            try:
-                await self._finished.wait()
-            except anyio.get_cancelled_exc_class():
-                self._scope.deadline = min(self._scope.deadline, anyio.current_time() + grace())
-                await self._outlast_cancellation()
-                raise
+        if _on_asyncio():
+            import asyncio  # noqa: PLC0415 - a loop of it is running
+
+            task = asyncio.ensure_future(self._run())
+            # asyncio.run ends by cancelling every task that it knows of. This one it must not know: it still waits for the caller's
+            # task, which waits for the work. This is the documented way for a task to leave the list (asyncio, "Extending").
+            asyncio._unregister_task(task)  # noqa: SLF001
+            await self._outlast(grace)
+            return
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._run)
+                await self._outlast(grace)
+        except BaseExceptionGroup as group:
+            raise one_of(group) from None
 
     async def _run(self) -> None:
-        _hide_from_loop_shutdown()
         try:
             with self._scope:
                 self.result = await self._work()
@@ -55,13 +61,18 @@ class Sheltered(Generic[T]):
         finally:
             self._finished.set()
 
-    async def _outlast_cancellation(self) -> None:
-        with anyio.CancelScope(shield=True):  # without it anyio would cancel this wait again at each turn of the loop
-            while not self._finished.is_set():
-                try:
-                    await self._finished.wait()
-                except anyio.get_cancelled_exc_class():  # a second native cancel; the first one is raised in the end
-                    continue
+    async def _outlast(self, grace: Callable[[], float]) -> None:
+        try:
+            await self._finished.wait()
+        except anyio.get_cancelled_exc_class():
+            self._scope.deadline = anyio.current_time() + grace()
+            with anyio.CancelScope(shield=True):  # without it anyio would cancel this wait again at each turn of the loop
+                while not self._finished.is_set():
+                    try:
+                        await self._finished.wait()
+                    except anyio.get_cancelled_exc_class():  # a second native cancel; the first one is raised in the end
+                        continue
+            raise
 
 
 async def sheltered(work: Callable[[], Awaitable[T]], *, grace: float = math.inf) -> T:
@@ -70,20 +81,31 @@ async def sheltered(work: Callable[[], Awaitable[T]], *, grace: float = math.inf
     await shelter.run(lambda: grace)
     if shelter.error is not None:
         raise shelter.error
-    return shelter.result  # type: ignore[return-value]  # no error, so the work has returned a T
+    return cast("T", shelter.result)  # no error, so the work has returned a T
 
 
-def _hide_from_loop_shutdown() -> None:
-    """Keep ``asyncio.run`` from cancelling the work itself when it cancels every task that it knows of.
+def one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one exception for a group: a ``KeyboardInterrupt`` or its like, else the cancellation, else the first."""
+    leaves = list(leaves_of(group))
+    cancelled = anyio.get_cancelled_exc_class()
+    loud = [leaf for leaf in leaves if not isinstance(leaf, Exception | cancelled)]
+    return (loud or [leaf for leaf in leaves if isinstance(leaf, cancelled)] or leaves)[0]
 
-    It then still waits for the caller's task, which waits for the work. ``_unregister_task`` is the documented way for a task to
-    leave that list (asyncio, "Extending": task lifetime support).
-    """
-    asyncio = sys.modules.get("asyncio")  # where it was never imported, none of its loops is running
+
+def leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """Go through the exceptions of a group, and of the groups in it."""
+    for inner in group.exceptions:
+        if isinstance(inner, BaseExceptionGroup):
+            yield from leaves_of(cast("BaseExceptionGroup[BaseException]", inner))
+        else:
+            yield inner
+
+
+def _on_asyncio() -> bool:
+    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, none of its loops is running
     if asyncio is None:
-        return
+        return False
     try:
-        task = asyncio.current_task()
+        return asyncio.current_task() is not None
     except RuntimeError:  # trio
-        return
-    asyncio._unregister_task(task)  # noqa: SLF001
+        return False

@@ -39,7 +39,7 @@ from sms4sats_async.errors import (
     TransportError,
     printable,
 )
-from sms4sats_async.shelter import Sheltered, sheltered
+from sms4sats_async.shelter import Sheltered, one_of, sheltered
 
 AsyncBaseTransport = httpx.AsyncBaseTransport
 
@@ -56,6 +56,8 @@ LONGEST_RETRY_AFTER = 60.0
 _KEEPALIVE = 60.0
 """How many seconds a lane keeps its connection while nothing is asked: longer than the longest pace of a watcher."""
 _CLOSE_TIMEOUT = 5.0
+_SECRET_FIELDS = frozenset({"orderId", "phone", "message", "webhookUrl"})
+_MAX_WORDS = 300
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 8.0
 
 _logger = logging.getLogger(__name__)
@@ -91,9 +93,10 @@ class Call(Generic[T]):
         order_id: the order that the call is about.
         salvage: finds an order's id in a part of a reply.
         doubt: what may have happened when the outcome of a spending call is unknown.
+        key: the key that goes with the call; ``None`` for a call without one.
     """
 
-    __slots__ = ("body", "decode", "doubt", "json", "keyed", "limit", "method", "order_id", "path", "query", "repeat", "salvage")
+    __slots__ = ("body", "decode", "doubt", "json", "key", "keyed", "limit", "method", "order_id", "path", "query", "repeat", "salvage")
 
     def __init__(
         self,
@@ -123,16 +126,42 @@ class Call(Generic[T]):
         self.order_id = order_id
         self.salvage = salvage
         self.doubt = doubt
+        self.key: Secret | None = None
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
     def without_secrets(self, text: str) -> str:
-        """Blot out what we sent and the server may repeat: the order's id, the number, the message."""
-        for value in (*self.query.values(), *(self.body or {}).values()):
-            if isinstance(value, str) and len(value) > 4:  # noqa: PLR2004 - a service code is no secret
-                text = text.replace(value, "..")
+        """Blot out what we sent and the server may repeat, in any of the forms that it may take on the way."""
+        sent = {**self.query, **(self.body or {})}
+        secrets = [value for name, value in sent.items() if name in _SECRET_FIELDS and isinstance(value, str)]
+        if self.key is not None:
+            secrets.append(self.key.reveal())
+        for secret in secrets:
+            forms = {secret, secret.removeprefix("+"), json.dumps(secret)[1:-1], printable(secret), urllib.parse.quote(secret, safe="")}
+            for form in sorted(forms, key=len, reverse=True):
+                if len(form) > 3:  # noqa: PLR2004 - "hi" is in many words
+                    text = re.sub(re.escape(form), "..", text, flags=re.IGNORECASE)
         return text
+
+
+class Secret:
+    """A text that shows itself in no repr, log line or pickle."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret('..')"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client and its api_key cannot be pickled or copied")
 
 
 class Reply:
@@ -155,9 +184,10 @@ class _Outcome(Generic[T]):
         concluded: ``value`` or ``error`` says what the reply means.
         stale: a kept connection ended as the request was sent, before any reply.
         abandoned: the caller is gone, and nothing was sent: nothing must be sent any more.
+        chunks: what has come of the body.
     """
 
-    __slots__ = ("abandoned", "answered", "concluded", "error", "sent", "stale", "value")
+    __slots__ = ("abandoned", "answered", "chunks", "concluded", "error", "sent", "stale", "value")
 
     def __init__(self, *, sent: bool) -> None:
         self.sent = sent
@@ -165,31 +195,13 @@ class _Outcome(Generic[T]):
         self.concluded = False
         self.stale = False
         self.abandoned = False
+        self.chunks: list[bytes] = []
         self.value: T | None = None
         self.error: Sms4SatsError | None = None
 
 
 class ClosedError(RuntimeError):
     """The client was closed: before the call, or under it."""
-
-
-class Secret:
-    """A text that shows itself in no repr, log line or pickle."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """Return the text itself."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret('..')"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a client and its api_key cannot be pickled or copied")
 
 
 class _Lane:
@@ -274,6 +286,7 @@ class Transport:
             ClosedError: the client is closed.
         """
         most = self._attempts if attempts is None else attempts
+        call.key = self._key if call.keyed else None
         unknown = 0
         fresh = call.repeat is Repeat.SPEND
         for attempt in itertools.count(1):
@@ -332,7 +345,7 @@ class Transport:
                 try:
                     whole = await self._ask(lane, call, outcome)
                 except BaseExceptionGroup as group:  # on trio, httpcore's connect raises a group of nothing but Cancelled
-                    raise _one_of(group) from None
+                    raise one_of(group) from None
             if flight.cancelled_caught and not outcome.concluded:
                 ground = "the client was closed" if self.closed else f"no whole reply within {self._timeout:g} s"
                 outcome.error = TransportError(f"{call}: {ground}")
@@ -351,6 +364,8 @@ class Transport:
                 await self._discard(lane)
         if self.closed and call.repeat is not Repeat.SPEND:
             self._check_open()
+        if outcome.error is not None and outcome.error.order_id is None and call.salvage is not None:
+            outcome.error.order_id = call.salvage(b"".join(outcome.chunks))
 
     async def _ask(self, lane: _Lane, call: Call[T], outcome: _Outcome[T]) -> bool:
         """Return True when the reply was read to its end, so that the lane can be used again."""
@@ -361,8 +376,8 @@ class Transport:
         outcome.answered = True
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # httpx's promise for an async transport  # noqa: S101
-        body, whole = await _read(stream, call.limit)
-        _conclude(call, Reply(response.status_code, response.headers, body), outcome, whole=whole)
+        whole = await _read(lane, stream, call.limit, outcome.chunks)
+        _conclude(call, Reply(response.status_code, response.headers, b"".join(outcome.chunks)), outcome, whole=whole)
         if whole:
             await stream.aclose()
         return whole
@@ -374,8 +389,8 @@ class Transport:
         request = httpx.Request(call.method, _parsed_url(url), headers=self._headers, json=call.body, extensions=self._timeouts)
         if call.path == "/cancelorder":
             request.headers["Cache-Control"] = "no-store"
-        if call.keyed and self._key is not None:
-            request.headers["X-API-Key"] = self._key.reveal()
+        if call.key is not None:
+            request.headers["X-API-Key"] = call.key.reveal()
         return request
 
     # --- lanes -----------------------------------------------------------------------------------------------------------------
@@ -514,35 +529,25 @@ def _gate(outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
     return trace
 
 
-def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One exception for a group: a ``KeyboardInterrupt`` or its like, else the cancellation, else the first."""
-    leaves = list(_leaves(group))
-    cancelled = anyio.get_cancelled_exc_class()
-    loud = [leaf for leaf in leaves if not isinstance(leaf, Exception | cancelled)]
-    return (loud or [leaf for leaf in leaves if isinstance(leaf, cancelled)] or leaves)[0]
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for inner in group.exceptions:
-        if isinstance(inner, BaseExceptionGroup):
-            yield from _leaves(cast("BaseExceptionGroup[BaseException]", inner))
-        else:
-            yield inner
-
-
-async def _read(stream: httpx.AsyncByteStream, limit: int) -> tuple[bytes, bool]:
+async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: list[bytes]) -> bool:
     """Read the body as it comes over the wire, up to the limit, and say whether that was all of it."""
-    chunks: list[bytes] = []
     size = 0
     parts: Any = aiter(stream)
-    async for chunk in parts:
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            if hasattr(parts, "aclose"):
-                await parts.aclose()
-            return b"".join(chunks), False
-    return b"".join(chunks), True
+    try:
+        async for chunk in parts:
+            size += len(chunk)
+            if size <= limit:
+                chunks.append(chunk)
+            elif lane.own:  # the next read fails, and so ends every generator between here and the socket
+                await lane.transport.aclose()
+            else:
+                break
+    except Exception:
+        if size <= limit:
+            raise
+    if size > limit and hasattr(parts, "aclose"):
+        await parts.aclose()
+    return size <= limit
 
 
 # --- replies: pure -----------------------------------------------------------------------------------------------------------------
@@ -558,8 +563,6 @@ def _conclude(call: Call[T], reply: Reply, outcome: _Outcome[T], *, whole: bool 
         outcome.error = error
         error.__traceback__ = None  # it would keep the whole reply alive as long as the error
     outcome.concluded = True
-    if outcome.error is not None and outcome.error.order_id is None and call.salvage is not None:
-        outcome.error.order_id = call.salvage(reply.body)
 
 
 def _value(call: Call[T], payload: object, reply: Reply) -> T:
@@ -582,8 +585,7 @@ def read_reply(call: Call[Any], reply: Reply) -> Any:
     if not call.json and 200 <= status < 300:  # noqa: PLR2004
         return None
     if 300 <= status < 400:  # noqa: PLR2004
-        host = urllib.parse.urlsplit(reply.headers.get("location", "")).hostname
-        raise _decode_error(call, reply, f"a redirect to {printable(host or 'nowhere')}")
+        raise _decode_error(call, reply, f"a redirect to {_host_of(reply.headers.get('location', ''))}")
     refused = status >= 400  # noqa: PLR2004
     try:
         payload = _parse(call, reply)
@@ -595,6 +597,14 @@ def read_reply(call: Call[Any], reply: Reply) -> Any:
     if refused or _says_no(payload, reason):
         raise _refusal(call, reply, reason, "")
     return payload
+
+
+def _host_of(location: str) -> str:
+    try:
+        host = urllib.parse.urlsplit(location).hostname
+    except ValueError:
+        host = None
+    return printable(host or "nowhere")[:80]
 
 
 def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
@@ -635,16 +645,22 @@ def _inflate(reply: Reply, limit: int) -> bytes:
 
 
 def _reason(payload: object) -> str | None:
-    """The server's own words for its no, at most 300 characters; ``None`` when it has none."""
+    """The server's own words for its no; ``None`` when it has none."""
     reason: Any = payload.get("reason") if _is_object(payload) else None
     if reason is None or reason == "":
         return None
-    return (reason if isinstance(reason, str) else json.dumps(reason))[:300]
+    try:
+        return (reason if isinstance(reason, str) else json.dumps(reason))[:10_000]
+    except RecursionError:  # what was just deep enough to be read is too deep to be written from here
+        return "(deeply nested)"
 
 
 def _refusal(call: Call[Any], reply: Reply, reason: str | None, excerpt: str) -> APIError:
     status = reply.status_code
-    words = printable(call.without_secrets(reason)) if reason is not None else excerpt or "no reason given"
+    words = excerpt or "no reason given"
+    if reason is not None:  # blotted first: half of a secret would not be found
+        words = printable(call.without_secrets(reason)[:_MAX_WORDS])
+        reason = reason[:_MAX_WORDS]
     text = f"{call}: HTTP {status}: {words}"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return RateLimited(text, status_code=status, reason=reason, retry_after=retry_after(reply.headers))
@@ -655,16 +671,19 @@ def _refusal(call: Call[Any], reply: Reply, reason: str | None, excerpt: str) ->
 
 
 def _decode_error(call: Call[Any], reply: Reply, problem: str) -> DecodeError:
-    shown = excerpt(reply.body)
-    text = f"{call}: HTTP {reply.status_code}: {problem}" + (f": {shown}" if shown else "")
-    return DecodeError(call.without_secrets(text), status_code=reply.status_code, excerpt=call.without_secrets(shown))
+    shown = excerpt(reply.body, call.without_secrets)
+    text = f"{call}: HTTP {reply.status_code}: {call.without_secrets(problem)}" + (f": {shown}" if shown else "")
+    return DecodeError(text, status_code=reply.status_code, excerpt=shown)
 
 
-def excerpt(body: bytes) -> str:
+def excerpt(body: bytes, blot: Callable[[str], str] = str) -> str:
     """Return the first 80 characters of a body, escaped, with everything that could be a code, a number, an id or a key blotted out."""
-    text = body[:400].decode("utf-8", "replace")
-    if text.lstrip()[:1] in ("{", "["):  # of what was meant as JSON, show the shape and the names of the fields
-        text = re.sub(r'"(?:[^"\\]|\\.)*("?\s*:)?"?', lambda string: string[0] if string[1] else '".."', text)
+    text = body[:4096].decode(json.detect_encoding(body), "replace").lstrip("\ufeff").replace("\0", "")
+    text = blot(text)
+    if text.lstrip()[:1] in ("{", "[") or re.search(r'"\s*:', text):  # of what was meant as JSON, show the shape and the names
+        text = re.sub(
+            r'"(?:[^"\\]|\\.?)*("\s*:|"|$)', lambda string: string[0] if string[1].endswith(":") else '".."', text, flags=re.DOTALL
+        )
     text = re.sub(r"[0-9A-Za-z+/=_-]{16,}|[0-9][0-9 ]{2,}", "..", text)
     return printable(text[:80])
 
@@ -683,7 +702,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def _http_date(text: str) -> datetime | None:
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment if moment.tzinfo is not None else None
 
@@ -755,7 +774,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield link
         waiting.extend(inner for inner in (link.__context__, link.__cause__) if inner is not None)
         if isinstance(link, BaseExceptionGroup):
-            waiting.extend(_leaves(cast("BaseExceptionGroup[BaseException]", link)))
+            waiting.extend(cast("BaseExceptionGroup[BaseException]", link).exceptions)
 
 
 def _ground(error: Exception) -> str:
@@ -784,11 +803,11 @@ def parse_base_url(base_url: object) -> httpx.URL:
         raise TypeError(f"base_url must be a str, not {type(base_url).__name__}")
     try:
         url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise ValueError(f"base_url: {error}") from None
     if url.scheme not in ("https", "http") or not url.host:
         raise ValueError("base_url must start with https:// and name a host")
-    if url.userinfo or url.query or url.fragment:
+    if url.userinfo or "?" in base_url or "#" in base_url:
         raise ValueError("base_url must have no user, query or fragment")
     if url.scheme == "http" and not _is_loopback(url.host) and not url.host.endswith(".onion"):
         raise ValueError("base_url in plain http must be a loopback or .onion host: anybody on the way could read codes and the key")
@@ -807,15 +826,30 @@ def _choose_proxy(base: httpx.URL, proxy: str | None, *, trust_env: bool) -> htt
         return None
     found = urllib.request.getproxies()
     address = found.get(base.scheme) or found.get("all")
-    if not address or urllib.request.proxy_bypass(base.netloc.decode("ascii")):
+    if not address or any(_goes_past(base, entry.strip()) for entry in found.get("no", "").split(",")):
         return None
     return _proxy(address if "://" in address else f"http://{address}")
+
+
+def _goes_past(base: httpx.URL, entry: str) -> bool:
+    """Does an entry of ``NO_PROXY`` name this origin, as httpx reads it? ``.host`` means what is below it, ``host`` itself as well."""
+    scheme, _, rest = entry.lower().rpartition("://")
+    if entry == "*" or not rest:
+        return entry == "*" or scheme in ("all", base.scheme)
+    host, port = (rest.strip("[]"), "") if rest.count(":") > 1 else rest.partition(":")[::2]
+    if scheme not in ("", "all", base.scheme) or port not in ("", str(base.port)):
+        return False
+    below = not scheme and base.host.endswith(host if host.startswith(".") else "." + host)
+    return base.host == host or below
 
 
 def _proxy(address: str) -> httpx.Proxy:
     try:
         proxy = httpx.Proxy(address)
-    except (ValueError, httpx.InvalidURL) as error:
+    except httpx.InvalidURL as error:
+        words = "not an address" if "@" in address else str(error)  # a password may stand in those words
+        raise ValueError(f"proxy: {words}") from None
+    except ValueError as error:
         raise ValueError(f"proxy: {error}") from None
     if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise ValueError("proxy: SOCKS needs an extra: pip install 'sms4sats-async[socks]'")
