@@ -53,6 +53,8 @@ CANCEL_GATE = 120.0
 """Seconds in which the server refuses a cancel; whether from the order, the payment or the number on is not said (docs, cancel-order)."""
 LAST_STEPS = 30.0
 """Seconds that the steps at the end of a window may take."""
+LAST_STEP = 10.0
+"""Seconds that one of them may take: a look that hangs must leave time for the cancel."""
 FLOOR = 1.0
 """Seconds from one look to the next, at least."""
 SPREAD = 0.1
@@ -122,9 +124,10 @@ class Look(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Ask the server to cancel at this time. ``last``: one of the last steps of a window."""
+    """Ask the server to cancel at this time; give up waiting for it at ``before``. ``last``: one of the last steps of a window."""
 
     at: float
+    before: float = math.inf
     last: bool = False
 
 
@@ -186,6 +189,8 @@ class Closing(NamedTuple):
         at: when the next step may be made.
         tries: how many cancels were sent, of ``most``.
         misses: how many steps failed, for the pauses between them.
+        answer, reason: what the server said to the newest of the cancels.
+        doubted: was an earlier cancel in doubt when the newest was sent?
     """
 
     window: bool
@@ -197,6 +202,7 @@ class Closing(NamedTuple):
     misses: int = 0
     answer: Answer = Answer.NONE
     reason: str | None = None
+    doubted: bool = False
 
 
 @attrs.frozen
@@ -243,8 +249,10 @@ class Lifecycle:
     @property
     def kind(self) -> OrderKind:
         """What the order is for. A bare id is taken for a receive order until a status shows that it sends."""
-        sends = self.rules.kind_is_guess and self.status is not None and self.status.sms_status is not None
-        return OrderKind.send if sends else self.rules.kind
+        status = self.status
+        if not self.rules.kind_is_guess or status is None or status.sms_status is None or status.code is not None:
+            return self.rules.kind
+        return OrderKind.send
 
     @property
     def cancellable(self) -> bool:
@@ -271,12 +279,13 @@ class Lifecycle:
         if self.end is not None:
             return None
         if (closing := self.closing) is not None:
-            return Cancel(closing.at, closing.window) if closing.cancels else Look(closing.at, closing.until, closing.window)
+            step = Cancel if closing.cancels else Look
+            return step(closing.at, min(closing.until, max(now, closing.at) + LAST_STEP), last=closing.window)
         if self.wish is not None and self.wish.at <= min(self.due, self.window_end):
-            return Cancel(self.wish.at)
+            return Cancel(self.wish.at, max(now, self.wish.at) + min(self.wish.within, LAST_STEP))
         if self.due < self.window_end:
             return Look(self.due)
-        return Look(self.window_end, max(now, self.window_end) + LAST_STEPS, last=True)
+        return Look(self.window_end, max(now, self.window_end) + LAST_STEP, last=True)
 
     def at(self, now: float) -> "Lifecycle":
         """Let time pass: a cancel under way that took too long comes to what is known of it."""
@@ -298,7 +307,9 @@ class Lifecycle:
         if (end := state._final(known)) is not None:
             return state._ended(end)
         interval = self.rules.pace(known, state.seconds_waited(now)) * (1 + SPREAD * spread)
-        state = attrs.evolve(state, due=began + max(FLOOR, interval), failures=0, refusal=None, refusals=0)
+        state = attrs.evolve(state, due=began + max(FLOOR, interval), failures=0, refusal=None, refusals=0, in_doubt=False)
+        if state.wish is not None and not state.cancellable:
+            state = attrs.evolve(state, wish=None, answers=state.answers + 1, reason="there is no cancel for it")
         if state.closing is not None:
             return state._checked(began)
         return state._closing_at_window_end(began)
@@ -346,6 +357,7 @@ class Lifecycle:
                 activation_id=status.activation_id or known.activation_id,
                 country=status.country or known.country,
                 service=status.service or known.service,
+                timestamp=status.timestamp or known.timestamp,
             )
         held = status.paid or self.rules.prepaid
         return attrs.evolve(
@@ -385,7 +397,7 @@ class Lifecycle:
             closing = Closing(window=True, until=began + LAST_STEPS, cancels=False, at=began + FLOOR, misses=1)
         else:
             return self._ended(End.EXPIRED)
-        return attrs.evolve(self, closing=closing, wish=None)
+        return attrs.evolve(self, closing=closing)
 
     # --- cancels -----------------------------------------------------------------------------------------------------------------
 
@@ -400,8 +412,10 @@ class Lifecycle:
         return [moment + CANCEL_GATE for moment in (made, self.paid_at, self.numbered_at) if moment is not None]
 
     def wishing(self, at: float, *, tries: int = CANCEL_TRIES, within: float = LAST_STEPS) -> "Lifecycle":
-        """The caller wants it cancelled from this time on. One wish stands for all that are made before it is answered."""
-        return self if self.end is not None else attrs.evolve(self, wish=Wish(at, tries, within))
+        """The caller wants it cancelled from this time on. One wish, the earliest, stands for all that wait for an answer."""
+        if self.end is not None or (self.wish is not None and self.wish.at <= at):
+            return self
+        return attrs.evolve(self, wish=Wish(at, tries, within))
 
     def unwishing(self) -> "Lifecycle":
         """The caller wants it no longer; a cancel that was sent is seen through."""
@@ -409,12 +423,14 @@ class Lifecycle:
 
     def asking(self, now: float) -> "Lifecycle":
         """A cancel is about to be sent. From here on it may have worked, whatever comes back."""
+        if self.end is not None:
+            return self
         closing = self.closing
         if closing is None:
             wish = self.wish or Wish(now, CANCEL_TRIES, LAST_STEPS)
             closing = Closing(window=False, until=now + wish.within, cancels=True, at=now, most=wish.tries)
-        closing = closing._replace(cancels=False, tries=closing.tries + 1, at=now)
-        return attrs.evolve(self, closing=closing, wish=None, in_doubt=True)
+        closing = closing._replace(cancels=False, tries=closing.tries + 1, at=now, doubted=self.in_doubt)
+        return attrs.evolve(self, closing=closing, wish=self.wish if closing.window else None, in_doubt=True)
 
     def confirmed(self) -> "Lifecycle":
         """The server said that the order is cancelled."""
@@ -423,15 +439,15 @@ class Lifecycle:
     def refused(self, reason: str) -> "Lifecycle":
         """The server said no."""
         state = self._told(Answer.REFUSED, reason)
-        first = state.closing is None or state.closing.tries == 1  # an earlier one, unanswered, may have worked
-        return attrs.evolve(state, in_doubt=not first)
+        return attrs.evolve(state, in_doubt=self.closing is not None and self.closing.doubted)
 
     def unanswered(self, reason: str) -> "Lifecycle":
         """No answer came to the cancel."""
         return self._told(Answer.NONE, reason)
 
     def _told(self, answer: Answer, reason: str | None) -> "Lifecycle":
-        assert self.closing is not None  # asking() came before  # noqa: S101
+        if self.end is not None or self.closing is None:
+            return self
         return attrs.evolve(self, closing=self.closing._replace(answer=answer, reason=reason))
 
     def _checked(self, began: float) -> "Lifecycle":
@@ -440,12 +456,12 @@ class Lifecycle:
         assert closing is not None  # noqa: S101
         if closing.answer is Answer.CONFIRMED:
             return self._ended(End.EXPIRED) if closing.window else self._ended(End.CANCELLED)
+        if closing.window and began < self.window_end:  # paid after all, in the very last moment: the hold window is open now
+            return attrs.evolve(self, closing=None)
         if closing.answer is Answer.NONE and self.cancellable and closing.tries < closing.most:
             return self._once_more(began, cancels=True)
         if not closing.window:
             return self._answered()
-        if began < self.window_end:  # paid after all, in the very last moment: the hold window is open now
-            return attrs.evolve(self, closing=None)
         return self._ended(End.EXPIRED)
 
     def _still_unseen(self, began: float) -> "Lifecycle":

@@ -4,7 +4,6 @@ from __future__ import annotations  # anyio loads its parts when they are named:
 
 import copy
 import logging
-import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -280,7 +279,8 @@ class OrderWatcher:
                 reason = self._state.reason
             except (Sms4SatsError, RuntimeError) as problem:
                 reason = str(problem)
-        self._life = self._state.unwishing()
+        if not self._cancellers:
+            self._life = self._state.unwishing()
         if self._state.end is End.CANCELLED:
             return None
         if self._state.end is End.CODE:
@@ -324,9 +324,10 @@ class OrderWatcher:
 
     async def _step(self) -> None:
         now = anyio.current_time()
-        self._life = self._state.at(now)
+        before = self._state
+        self._life = before.at(now)
         step = self._life.next(now)
-        if step is None:
+        if step is None or self._life is not before:  # time has brought an answer: somebody may wait for just that
             return
         if step.at > now:
             await self._sleep(step.at)
@@ -351,7 +352,7 @@ class OrderWatcher:
         if isinstance(step, Look):
             await self._look(step)
         else:
-            await self._cancel()
+            await self._cancel(step)
 
     async def _look(self, step: Look) -> None:
         began = anyio.current_time()
@@ -366,11 +367,10 @@ class OrderWatcher:
                 return
         self._life = self._state.missed(failure, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
 
-    async def _cancel(self) -> None:
-        self._life = state = self._state.asking(anyio.current_time())
+    async def _cancel(self, step: Cancel) -> None:
+        self._life = self._state.asking(anyio.current_time())
         failure = Failure("no answer in time")
-        until = math.inf if state.closing is None else state.closing.until
-        with anyio.CancelScope(deadline=until):
+        with anyio.CancelScope(deadline=step.before):
             try:
                 await self._probe.cancel(self.order.id)
             except Sms4SatsError as error:
