@@ -21,10 +21,10 @@ import ssl
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Generic, NoReturn, TypeGuard, TypeVar, cast
+from typing import Any, Generic, NoReturn, Self, TypeGuard, TypeVar, cast
 
 import anyio
 import httpx
@@ -56,6 +56,7 @@ LONGEST_RETRY_AFTER = 60.0
 _KEEPALIVE = 60.0
 """How many seconds a lane keeps its connection while nothing is asked: longer than the longest pace of a watcher."""
 _CLOSE_TIMEOUT = 5.0
+_CLOSED = "the client is closed"
 _SECRET_FIELDS = frozenset({"orderId", "phone", "message", "webhookUrl"})
 _MAX_WORDS = 300
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 8.0
@@ -307,15 +308,22 @@ class Transport:
         raise AssertionError  # pragma: no cover - count() does not end
 
     async def _attempt(self, call: Call[T], *, fresh: bool) -> _Outcome[T]:
-        if call.repeat is not Repeat.SPEND:
-            lane = await self._take(fresh=fresh)
-            outcome: _Outcome[T] = _Outcome(sent=not lane.own)
-            await self._exchange(lane, call, outcome)
-            return outcome
-        await anyio.sleep(0)  # noqa: ASYNC115 - a caller who is cancelled already spends nothing
-        lane = await self._take(fresh=True)
-        outcome = _Outcome(sent=not lane.own)
-        shelter = Sheltered(lambda: self._exchange(lane, call, outcome))
+        spends = call.repeat is Repeat.SPEND
+        if spends:
+            await anyio.sleep(0)  # noqa: ASYNC115 - a caller who is cancelled already spends nothing
+        lane = await self._take(fresh=fresh or spends)
+        flight = anyio.CancelScope()
+        self._flights[flight] = spends  # from here on aclose() waits for it
+        outcome: _Outcome[T] = _Outcome(sent=not lane.own or call.repeat is Repeat.READ)
+        if spends:
+            await self._spend(lane, flight, call, outcome)
+        else:
+            await self._exchange(lane, flight, call, outcome)
+        return outcome
+
+    async def _spend(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], outcome: _Outcome[T]) -> None:
+        """Ask once, and to the end, whatever happens to the caller, unless nothing was sent yet."""
+        shelter = Sheltered(lambda: self._exchange(lane, flight, call, outcome))
 
         def grace() -> float:
             outcome.abandoned = not outcome.sent
@@ -333,13 +341,11 @@ class Transport:
             raise
         if shelter.error is not None:
             raise shelter.error
-        return outcome
 
-    async def _exchange(self, lane: _Lane, call: Call[T], outcome: _Outcome[T]) -> None:
+    async def _exchange(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], outcome: _Outcome[T]) -> None:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
         whole = False
-        flight = anyio.CancelScope(deadline=anyio.current_time() + self._timeout)
-        self._flights[flight] = call.repeat is Repeat.SPEND
+        flight.deadline = anyio.current_time() + self._timeout
         try:
             with flight:
                 try:
@@ -354,18 +360,18 @@ class Transport:
                 outcome.stale = lane.used and not outcome.answered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
                 outcome.error = _transport_error(call, error)
         finally:
-            del self._flights[flight]
-            if self._landed is not None:
-                self._landed.set()
             lane.used = lane.own
-            if whole:
-                self._give_back(lane)
-            else:
-                await self._discard(lane)
-        if self.closed and call.repeat is not Repeat.SPEND:
-            self._check_open()
+            try:
+                if not whole or self.closed:
+                    await _close(lane)
+                else:
+                    self._free.append(lane)
+            finally:
+                self._release(flight)
         if outcome.error is not None and outcome.error.order_id is None and call.salvage is not None:
             outcome.error.order_id = call.salvage(b"".join(outcome.chunks))
+        if not outcome.concluded and call.repeat is not Repeat.SPEND:
+            self._check_open()
 
     async def _ask(self, lane: _Lane, call: Call[T], outcome: _Outcome[T]) -> bool:
         """Return True when the reply was read to its end, so that the lane can be used again."""
@@ -376,10 +382,15 @@ class Transport:
         outcome.answered = True
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # httpx's promise for an async transport  # noqa: S101
-        whole = await _read(lane, stream, call.limit, outcome.chunks)
-        _conclude(call, Reply(response.status_code, response.headers, b"".join(outcome.chunks)), outcome, whole=whole)
-        if whole:
-            await stream.aclose()
+        whole = False
+        try:
+            whole = await _read(lane, stream, call.limit, outcome.chunks)
+            _conclude(call, Reply(response.status_code, response.headers, b"".join(outcome.chunks)), outcome, whole=whole)
+            if whole:
+                await stream.aclose()
+        finally:
+            if not whole and not lane.own:  # our own lane is closed as a whole
+                await sheltered(lambda: _quietly(stream.aclose))
         return whole
 
     def _request(self, call: Call[Any]) -> httpx.Request:
@@ -387,6 +398,8 @@ class Transport:
         if call.query:
             url += "?" + "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in call.query.items())
         request = httpx.Request(call.method, _parsed_url(url), headers=self._headers, json=call.body, extensions=self._timeouts)
+        if call.body is not None:
+            request.stream = _Body(request.content)
         if call.path == "/cancelorder":
             request.headers["Cache-Control"] = "no-store"
         if call.key is not None:
@@ -402,29 +415,42 @@ class Transport:
         try:
             permits.acquire_nowait()
         except anyio.WouldBlock:
-            await permits.acquire()
-            if self.closed:
-                permits.release()
-                self._check_open()
-        if not self._free:
-            return self._open()
-        lane = self._free.pop()
-        if fresh and lane.used:
-            try:
+            await self._queue(permits)
+        try:
+            self._check_open()
+            lane = self._free.pop() if self._free else None
+            if lane is not None and lane.used and fresh:
                 await _close(lane)
-            except BaseException:
-                permits.release()
-                raise
-            return self._open()
-        return lane
+                self._check_open()
+                lane = None
+            return self._open() if lane is None else lane
+        except BaseException:
+            permits.release()
+            raise
+
+    async def _queue(self, permits: anyio.Semaphore) -> None:
+        """Wait for a permit, until the client is closed."""
+        admitted = False
+        with anyio.CancelScope() as wait:
+            self._naps.add(wait)
+            try:
+                await permits.acquire()
+                admitted = True
+            finally:
+                self._naps.discard(wait)
+        if not admitted:
+            raise ClosedError(_CLOSED)
 
     def _open(self) -> _Lane:
         if self._transport is not None:
             return _Lane(self._transport, own=False)
-        if self._ssl_context is None:
-            self._ssl_context = httpx.create_ssl_context(trust_env=self._trust_env)
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE)
-        return _Lane(httpx.AsyncHTTPTransport(verify=self._ssl_context, limits=limits, proxy=self._proxy), own=True)
+        try:
+            if self._ssl_context is None:
+                self._ssl_context = httpx.create_ssl_context(trust_env=self._trust_env)
+            limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE)
+            return _Lane(httpx.AsyncHTTPTransport(verify=self._ssl_context, limits=limits, proxy=self._proxy), own=True)
+        except Exception as error:
+            raise TransportError(f"no connection can be made: {printable(_ground(error))}") from error
 
     def _permits_of_this_loop(self) -> anyio.Semaphore:
         if self._permits is None:
@@ -436,19 +462,12 @@ class Transport:
             raise RuntimeError("this client is at work in another event loop: make one client for each loop")
         return self._permits
 
-    def _give_back(self, lane: _Lane) -> None:
-        self._free.append(lane)
-        self._release()
-
-    async def _discard(self, lane: _Lane) -> None:
-        try:
-            await _close(lane)
-        finally:
-            self._release()
-
-    def _release(self) -> None:
-        assert self._permits is not None  # a lane was taken, so there are permits  # noqa: S101
-        self._permits.release()
+    def _release(self, flight: anyio.CancelScope) -> None:
+        del self._flights[flight]
+        if self._landed is not None:
+            self._landed.set()
+        if self._permits is not None:  # there are permits, since a lane was taken
+            self._permits.release()
 
     # --- closing ---------------------------------------------------------------------------------------------------------------
 
@@ -473,12 +492,13 @@ class Transport:
                 if not counts(spends):
                     scope.cancel()
             while any(counts(spends) for spends in self._flights.values()):
-                self._landed = anyio.Event()
+                if self._landed is None or self._landed.is_set():  # another aclose() may wait for it as well
+                    self._landed = anyio.Event()
                 await self._landed.wait()
 
     def _check_open(self) -> None:
         if self.closed:
-            raise ClosedError("the client is closed")
+            raise ClosedError(_CLOSED)
 
     async def pause(self, seconds: float) -> None:
         """Sleep; raise :class:`ClosedError` as soon as the client is closed."""
@@ -496,6 +516,21 @@ class Transport:
         self._check_open()
 
 
+class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
+    """A request's body in one piece. httpx's own is an async generator, which a cancelled request leaves to the collector."""
+
+    def __init__(self, body: bytes) -> None:
+        self._left = [body]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
 @functools.lru_cache(maxsize=1024)
 def _parsed_url(url: str) -> httpx.URL:
     """Parse an address once, not at each poll of an order."""
@@ -505,13 +540,13 @@ def _parsed_url(url: str) -> httpx.URL:
 async def _close(lane: _Lane) -> None:
     """Close a lane of ours, whatever happens to the caller meanwhile, and bury what goes wrong: the lane is gone in any case."""
     if lane.own:
-        await sheltered(lambda: _close_now(lane))
+        await sheltered(lambda: _quietly(lane.transport.aclose))
 
 
-async def _close_now(lane: _Lane) -> None:
+async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
     with anyio.move_on_after(_CLOSE_TIMEOUT):
         try:
-            await lane.transport.aclose()
+            await close()
         except Exception as error:  # noqa: BLE001
             _logger.debug("closing a connection: %s", type(error).__name__)
 
@@ -538,8 +573,8 @@ async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: 
             size += len(chunk)
             if size <= limit:
                 chunks.append(chunk)
-            elif lane.own:  # the next read fails, and so ends every generator between here and the socket
-                await lane.transport.aclose()
+            elif size <= 4 * limit:  # the next read fails then, and so ends every generator between here and the socket
+                await (lane.transport if lane.own else stream).aclose()
             else:
                 break
     except Exception:
@@ -561,7 +596,7 @@ def _conclude(call: Call[T], reply: Reply, outcome: _Outcome[T], *, whole: bool 
         outcome.value = _value(call, read_reply(call, reply), reply)
     except Sms4SatsError as error:
         outcome.error = error
-        error.__traceback__ = None  # it would keep the whole reply alive as long as the error
+        error.__traceback__ = error.__context__ = None  # both would keep the whole reply alive as long as the error
     outcome.concluded = True
 
 
@@ -780,13 +815,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _ground(error: Exception) -> str:
     """The first thing in the chain that an operating system or a TLS library said; httpx hides it behind words of its own."""
     grounds = [link for link in _chain(error) if isinstance(link, OSError) and link.args and not isinstance(link.args[0], BaseException)]
-    told = next((link for link in grounds if link.errno is not None or isinstance(link, ssl.SSLError)), None)
+    told = next((link for link in grounds if link.errno is not None and not isinstance(link, ssl.SSLWantReadError)), None)
     text = str(error) or type(error).__name__
     return text if told is None or str(told) in text else f"{text} ({told})"
 
 
 def _is_tls(error: Exception) -> bool:
-    return any(isinstance(link, ssl.SSLError) for link in _chain(error))
+    """Was a certificate refused? A reset in a handshake is an ``SSLError`` as well, or leaves one in the chain."""
+    return any(isinstance(link, ssl.SSLCertVerificationError) for link in _chain(error))
 
 
 # --- addresses ---------------------------------------------------------------------------------------------------------------------

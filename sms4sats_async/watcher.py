@@ -260,13 +260,17 @@ class OrderWatcher:
         if not self._cancel_on_exit or self._state.end is not None or not self._state.cancellable:
             return
         left = await sheltered(self._leave)
-        if left is not None:
-            _logger.warning("%s", left)
-            if error is not None:
-                error.add_note(left)
+        if left is not None and error is not None:
+            error.add_note(left)
 
     async def _leave(self) -> str | None:
-        """Return what a person should know: ``None`` when the order is cancelled."""
+        """Ask once to cancel; log and return what a person should know: ``None`` when the order is cancelled."""
+        left = await self._left_open()
+        if left is not None:
+            _logger.warning("%s", left)
+        return left
+
+    async def _left_open(self) -> str | None:
         name = f"order {mask(self.order.id)}"
         again = "watcher.order is all that is needed to watch it again"
         answers = self._state.answers

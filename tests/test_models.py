@@ -1103,7 +1103,8 @@ def test_an_error_that_is_nested_deeply_does_not_hide_the_code(depth: int) -> No
 def test_a_row_is_named_by_the_first_field_that_says_something() -> None:
     assert Country.list_from_wire([{"id": 0, "eng": "", "country": "Russia"}]) == [Country(0, "Russia")]
     assert Country.list_from_wire({"187": {"id": None, "eng": "USA"}}) == [Country(187, "USA")]
-    assert [service.code for service in Service.list_from_wire([{"value": "", "key": "tg"}, {"value": "wa"}, {"value": "tg"}])] == ["tg", "wa"]  # fmt: skip
+    rows = [{"value": "", "key": "tg"}, {"value": "wa"}, {"value": "tg"}]
+    assert [service.code for service in Service.list_from_wire(rows)] == ["tg", "wa"]
 
 
 def test_a_list_without_a_row_that_can_be_read_is_refused() -> None:

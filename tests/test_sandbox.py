@@ -21,7 +21,6 @@ SAMPLES = Path(__file__).parent / "samples"
 KEY = {"X-API-Key": "a-key"}
 
 
-
 @asynccontextmanager
 async def connected(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=sandbox.transport(), base_url="http://sandbox") as http:

@@ -208,7 +208,8 @@ async def test_an_interval_is_spread_by_a_tenth_and_no_poll_is_less_than_a_secon
 
 
 async def test_the_default_pace_stays_between_one_and_fifteen_seconds() -> None:
-    for at in ({0: {}}, {0: PAID}, {0: {}, 600: NUMBERED}):
+    courses: list[dict[float, dict[str, Any]]] = [{0: {}}, {0: PAID}, {0: {}, 600: NUMBERED}]
+    for at in courses:
         service = Service(at)
         async with watching(service) as watcher:
             with pytest.raises(OrderExpired):
