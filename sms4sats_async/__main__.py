@@ -116,8 +116,7 @@ async def _sandbox(listener: socket.socket, speed: float, backend: str) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_serve, sandbox, listener, stopped, backend)
             _introduce(url, speed)
-            async for _ in signals:
-                break
+            await anext(aiter(signals))
             stopped.set()
     print("stopped", flush=True)
 

@@ -305,7 +305,7 @@ class Transport:
                 raise _final(call, error, unknown=unknown)
             await self.pause(_backoff(attempt, error))
             fresh = True
-        raise AssertionError  # pragma: no cover - count() does not end
+        raise AssertionError("count() does not end")
 
     async def _attempt(self, call: Call[T], *, fresh: bool) -> _Outcome[T]:
         spends = call.repeat is Repeat.SPEND
@@ -466,8 +466,8 @@ class Transport:
         del self._flights[flight]
         if self._landed is not None:
             self._landed.set()
-        if self._permits is not None:  # there are permits, since a lane was taken
-            self._permits.release()
+        assert self._permits is not None  # a lane was taken, so there are permits  # noqa: S101
+        self._permits.release()
 
     # --- closing ---------------------------------------------------------------------------------------------------------------
 
@@ -814,8 +814,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _ground(error: Exception) -> str:
     """The first thing in the chain that an operating system or a TLS library said; httpx hides it behind words of its own."""
-    grounds = [link for link in _chain(error) if isinstance(link, OSError) and link.args and not isinstance(link.args[0], BaseException)]
-    told = next((link for link in grounds if link.errno is not None and not isinstance(link, ssl.SSLWantReadError)), None)
+    grounds = [
+        link for link in _chain(error) if isinstance(link, OSError) and not isinstance(link, ssl.SSLWantReadError | ssl.SSLWantWriteError)
+    ]
+    grounds = [link for link in grounds if link.args and not isinstance(link.args[0], BaseException)]
+    told = next((link for link in grounds if link.errno is not None or isinstance(link, ssl.SSLError)), None)
     text = str(error) or type(error).__name__
     return text if told is None or str(told) in text else f"{text} ({told})"
 

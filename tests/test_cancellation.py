@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from sms4sats_async import Client, Order, OrderWatcher
-from tests.servers import Server, serve
+from tests.servers import Server, hangs, serve
 from tests.suspension import Ending, Till, Way, by_two_native_cancels, files_open, on_asyncio, tasks_alive, ways, ways_by_turns
 
 KEY = "key-of-a-test-0001"
@@ -200,11 +200,8 @@ async def test_a_native_cancel_at_the_very_moment_of_a_timeout_is_not_swallowed(
         pytest.skip("native cancellation is asyncio's")
     import asyncio
 
-    async def never(request: object, reply: Any) -> None:
-        await reply.hang()
-
     for first in (True, False):
-        async with serve(never) as server:
+        async with serve(hangs) as server:
             client = Client(base_url=server.url, timeout=2, attempts=1, trust_env=False)
             loop = asyncio.get_running_loop()
             holder: list[asyncio.Task[Any]] = []

@@ -839,3 +839,12 @@ def test_the_intervals_of_a_whole_order_are_never_under_a_second() -> None:
         life = life.saw(UNPAID if now < 60 else HELD, now, now, -1)
     assert min(later - sooner for sooner, later in pairwise(looks)) >= 1
     assert len(looks) <= 430
+
+
+def test_an_ended_order_takes_in_no_cancel_any_more() -> None:
+    ended = seen((0, HELD)).wishing(4).asking(4).confirmed().saw(HELD, 4, 4)
+    assert ended.end is End.CANCELLED
+    for after in (ended.asking(5), ended.confirmed(), ended.unanswered("lost"), ended.wishing(5)):
+        assert after == ended
+    life = seen((0, HELD))
+    assert life.confirmed() == life  # nobody asked

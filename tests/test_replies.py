@@ -8,7 +8,7 @@ import pickle
 import re
 import ssl
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -831,3 +831,68 @@ def test_a_redirect_to_anywhere_is_a_decode_error(location: str) -> None:
     with pytest.raises(DecodeError) as caught:
         read_reply(call, Reply(302, {"location": location}, b""))
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("depth", range(880, 1000, 3))
+def test_a_reason_that_is_nested_deeply_is_a_refusal_all_the_same(depth: int) -> None:
+    body = b'{"status":"error","reason":' + b"[" * depth + b"]" * depth + b"}"
+    with pytest.raises((APIError, DecodeError)):
+        read_reply(Call("GET", "/price", lambda payload: payload), Reply(500, {}, body))
+
+
+async def test_a_short_message_is_in_too_many_words_to_be_blotted() -> None:
+    handler = httpx.MockTransport(lambda _: httpx.Response(400, json={"status": "error", "reason": "this is not the way"}))
+    async with Client(transport=handler) as client:
+        with pytest.raises(APIError, match="this is not the way"):
+            await client.create_send_order("+12025550143", "is")
+
+
+class Stream(httpx.AsyncByteStream):
+    """A body in pieces, which fails as it is told to."""
+
+    def __init__(self, pieces: list[bytes | Exception], *, bad_close: bool = False) -> None:
+        self._pieces = pieces
+        self._bad_close = bad_close
+        self.closed = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    async def aclose(self) -> None:
+        self.closed += 1
+        if self._bad_close:
+            raise OSError("cannot close")
+
+
+class Streams(httpx.AsyncBaseTransport):
+    """A transport that answers with one stream after the other."""
+
+    def __init__(self, *streams: Stream) -> None:
+        self._streams = list(streams)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002 - httpx's name
+        return httpx.Response(200, stream=self._streams.pop(0))
+
+
+async def test_a_reply_that_was_read_counts_though_its_stream_cannot_be_closed() -> None:
+    async with Client(transport=Streams(Stream([b'{"status":"OK",', b'"paid":true}'], bad_close=True))) as client:
+        assert (await client.get_order_status("ab12")).paid
+
+
+async def test_a_stream_that_fails_and_cannot_be_closed_is_a_transport_error() -> None:
+    stream = Stream([b"{", OSError("gone")], bad_close=True)
+    async with Client(transport=Streams(stream), attempts=1) as client:
+        with pytest.raises(TransportError, match="gone"):
+            await client.get_order_status("ab12")
+    assert stream.closed == 1
+
+
+async def test_a_stream_that_goes_on_after_its_close_is_left_alone() -> None:
+    stream = Stream([b" " * 40_000] * 1000)
+    async with Client(transport=Streams(stream), attempts=1) as client:
+        with pytest.raises(DecodeError, match="more than 65536 bytes"):
+            await client.get_order_status("ab12")
+    assert 1 <= stream.closed < 10

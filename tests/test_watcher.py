@@ -55,6 +55,7 @@ class Service(httpx.AsyncBaseTransport):
         self.cancels = [{"status": "OK"}] if cancels is None else cancels
         self.down = down
         self.takes = takes
+        self.failing_looks = False
         self.asked: list[float] = []
         self.cancelled: list[float] = []
         self.calls: list[str] = []
@@ -72,7 +73,7 @@ class Service(httpx.AsyncBaseTransport):
         (self.asked if path == "/orderstatus" else self.cancelled).append(now)
         if self.takes:
             await anyio.sleep(self.takes)
-        if self.down[0] <= now < self.down[1]:
+        if self.down[0] <= now < self.down[1] or (self.failing_looks and path == "/orderstatus"):
             raise httpx.ConnectError("nobody listens")
         if path == "/orderstatus":
             said = [status for due, status in self.at.items() if due <= self.now]
@@ -644,6 +645,36 @@ async def test_one_of_two_cancels_is_forgotten_and_the_other_is_made() -> None:
         with anyio.move_on_after(30):
             await watcher.cancel(when_allowed=True)
     assert service.cancelled == [121]
+
+
+async def test_two_cancels_at_once_are_one_and_both_return() -> None:
+    service = Service({0: PAID})
+    async with watching(service) as watcher, anyio.create_task_group() as tasks:
+        tasks.start_soon(watcher.cancel)
+        tasks.start_soon(watcher.cancel)
+    assert len(service.cancelled) == 1
+
+
+async def test_a_confirmed_cancel_returns_though_nobody_can_look_any_more() -> None:
+    service = Service({0: PAID})
+    async with watching(service) as watcher:
+        await watcher.paid()
+        await anyio.sleep(200)
+        service.failing_looks = True
+        start = service.now
+        await watcher.cancel()
+        assert service.now - start == 30
+        with pytest.raises(OrderCancelled):
+            await watcher.code()
+
+
+async def test_leaving_the_block_does_not_take_another_tasks_wish_with_it() -> None:
+    service = Service({0: PAID}, [TOO_EARLY, {"status": "OK"}])
+    async with watching(service) as watcher, anyio.create_task_group() as tasks, watcher:
+        await watcher.paid()
+        tasks.start_soon(watcher.cancel, True)
+        await anyio.sleep(10)
+    assert service.cancelled == [10, 121]
 
 
 # --- the block ---------------------------------------------------------------------------------------------------------------------
