@@ -833,7 +833,7 @@ def test_a_redirect_to_anywhere_is_a_decode_error(location: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("depth", range(880, 1000, 3))
+@pytest.mark.parametrize("depth", range(900, 1000))
 def test_a_reason_that_is_nested_deeply_is_a_refusal_all_the_same(depth: int) -> None:
     body = b'{"status":"error","reason":' + b"[" * depth + b"]" * depth + b"}"
     with pytest.raises((APIError, DecodeError)):

@@ -1,7 +1,6 @@
 """Sheltered work outlives its caller's cancellation, for a bounded time, and hides nothing from the caller."""
 
 import asyncio
-import itertools
 import math
 import signal
 from collections.abc import Awaitable, Callable
@@ -157,7 +156,9 @@ async def test_shelters_stand_in_each_other() -> None:
 async def test_a_cancellation_at_any_suspension_is_seen_and_the_work_is_done() -> None:
     for way in ways():
         done: list[str] = []
-        for k in itertools.count(1):
+        k = 0
+        while True:
+            k += 1
             done.clear()
             ending: Ending[str] = await way(lambda: sheltered(working(1, done)), k)  # noqa: B023
             if not ending.triggered:

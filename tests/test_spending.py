@@ -1,6 +1,7 @@
 """A call that spends: sent once, never charged and forgotten. The till of a scripted server is the only judge."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -476,11 +477,13 @@ class BareTill:
             self.loop.remove_reader(connection)
             self.open.discard(connection)
             connection.close()
-        elif b"immediate" in seen and seen.endswith(b"}"):
+        else:  # a loopback send of a few hundred bytes comes in one piece, or in two: head and body
+            if not seen.endswith(b"}"):
+                return
             self.loop.call_later(self.till.delay, self._answer, connection, self.till.charge())
 
     def _answer(self, connection: socket.socket, reply: bytes) -> None:
-        if connection in self.open:
+        with contextlib.suppress(OSError):  # the client may be gone
             connection.send(reply)
 
 
@@ -507,13 +510,15 @@ def bought_as_the_loop_ends(
         finally:
             await asyncio.sleep(0.01)  # the server sees the connection's end
 
-    try:
+    def run() -> None:
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
             runner.run(main())
-        assert not servers[0].open
-    finally:
-        for left in (servers[0].listener, *servers[0].open):
-            left.close()
+
+    run()
+    left = [*servers[0].open]
+    for one in (servers[0].listener, *left):
+        one.close()
+    assert not left
     return till, clients[0]
 
 
@@ -715,10 +720,8 @@ def test_a_client_without_a_shelter_loses_orders_at_the_end_of_the_loop() -> Non
 
     async def careless(client: Client) -> None:
         plain = Careless(client._transport.base_url)
-        try:
+        async with contextlib.aclosing(plain):
             told.append((await plain.create_order(187, "tg", immediate=True)).id)
-        finally:
-            await plain.aclose()
 
     till, _ = bought_as_the_loop_ends(careless, lambda: asyncio.sleep(0.02))
     assert (len(till.charged), told) == (1, [])

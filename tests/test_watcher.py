@@ -648,7 +648,7 @@ async def test_one_of_two_cancels_is_forgotten_and_the_other_is_made() -> None:
 
 
 async def test_two_cancels_at_once_are_one_and_both_return() -> None:
-    service = Service({0: PAID})
+    service = Service({0: PAID}, takes=1)
     async with watching(service) as watcher, anyio.create_task_group() as tasks:
         tasks.start_soon(watcher.cancel)
         tasks.start_soon(watcher.cancel)
