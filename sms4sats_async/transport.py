@@ -684,10 +684,7 @@ def _reason(payload: object) -> str | None:
     reason: Any = payload.get("reason") if _is_object(payload) else None
     if reason is None or reason == "":
         return None
-    try:
-        return (reason if isinstance(reason, str) else json.dumps(reason))[:10_000]
-    except RecursionError:  # what was just deep enough to be read is too deep to be written from here
-        return "(deeply nested)"
+    return (reason if isinstance(reason, str) else json.dumps(reason))[:10_000]
 
 
 def _refusal(call: Call[Any], reply: Reply, reason: str | None, excerpt: str) -> APIError:

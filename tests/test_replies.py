@@ -833,13 +833,6 @@ def test_a_redirect_to_anywhere_is_a_decode_error(location: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("depth", range(900, 1000))
-def test_a_reason_that_is_nested_deeply_is_a_refusal_all_the_same(depth: int) -> None:
-    body = b'{"status":"error","reason":' + b"[" * depth + b"]" * depth + b"}"
-    with pytest.raises((APIError, DecodeError)):
-        read_reply(Call("GET", "/price", lambda payload: payload), Reply(500, {}, body))
-
-
 async def test_a_short_message_is_in_too_many_words_to_be_blotted() -> None:
     handler = httpx.MockTransport(lambda _: httpx.Response(400, json={"status": "error", "reason": "this is not the way"}))
     async with Client(transport=handler) as client:
