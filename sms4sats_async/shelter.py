@@ -64,15 +64,16 @@ class Sheltered(Generic[T]):
     async def _outlast(self, grace: Callable[[], float]) -> None:
         try:
             await self._finished.wait()
-        except anyio.get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class() as first:
+            cancellation = first
             self._scope.deadline = anyio.current_time() + grace()
             with anyio.CancelScope(shield=True):  # without it anyio would cancel this wait again at each turn of the loop
                 while not self._finished.is_set():
                     try:
                         await self._finished.wait()
-                    except anyio.get_cancelled_exc_class():  # a second native cancel; the first one is raised in the end
-                        continue
-            raise
+                    except anyio.get_cancelled_exc_class() as later:  # only a native one comes through a shield, and nobody else raises it
+                        cancellation = later
+            raise cancellation from None
 
 
 async def sheltered(work: Callable[[], Awaitable[T]], *, grace: float = math.inf) -> T:

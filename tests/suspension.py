@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
-import sniffio
+import pytest
 
 from tests.servers import Reply, SeenRequest, json_reply
 
@@ -164,7 +164,14 @@ def ways_by_turns() -> list[Way[Any]]:
 
 def on_asyncio() -> bool:
     """Is this test on asyncio now?"""
-    return sniffio.current_async_library() == "asyncio"
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:  # trio: no asyncio loop is running
+        return False
+
+
+asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+"""For what only asyncio has: native cancellation, ``asyncio.timeout``, ``asyncio.all_tasks``, aiohttp."""
 
 
 def tasks_alive() -> int:

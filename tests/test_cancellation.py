@@ -9,7 +9,17 @@ import pytest
 
 from sms4sats_async import Client, Order, OrderWatcher
 from tests.servers import Server, hangs, serve
-from tests.suspension import Ending, Till, Way, by_two_native_cancels, files_open, on_asyncio, tasks_alive, ways, ways_by_turns
+from tests.suspension import (
+    Ending,
+    Till,
+    Way,
+    asyncio_only,
+    by_two_native_cancels,
+    files_open,
+    tasks_alive,
+    ways,
+    ways_by_turns,
+)
 
 KEY = "key-of-a-test-0001"
 ORDER = "order-to-watch-1"
@@ -196,9 +206,8 @@ async def closed_in_turn(call: Call, n: int, *, warm: bool) -> bool:
 
 
 @pytest.mark.parametrize("first", [True, False])
+@asyncio_only
 async def test_a_native_cancel_at_the_very_moment_of_a_timeout_is_not_swallowed(first: bool) -> None:
-    if not on_asyncio():
-        pytest.skip("native cancellation is asyncio's")
     import asyncio
 
     async with serve(hangs) as server:
@@ -215,9 +224,8 @@ async def test_a_native_cancel_at_the_very_moment_of_a_timeout_is_not_swallowed(
         await client.aclose()
 
 
+@asyncio_only
 async def test_nested_asyncio_timeouts_each_see_their_own() -> None:
-    if not on_asyncio():
-        pytest.skip("asyncio.timeout is asyncio's")
     import asyncio
 
     till = Till(delay=5)

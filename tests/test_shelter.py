@@ -11,7 +11,7 @@ import pytest
 
 from sms4sats_async.shelter import Sheltered, sheltered
 from tests.conftest import HAS_TRIO
-from tests.suspension import Ending, by_scope, by_two_native_cancels, on_asyncio, tasks_alive, ways
+from tests.suspension import Ending, asyncio_only, by_scope, by_two_native_cancels, on_asyncio, tasks_alive, ways
 from tests.virtual_time import VirtualTimeLoop
 
 
@@ -170,9 +170,8 @@ async def test_a_cancellation_at_any_suspension_is_seen_and_the_work_is_done() -
         assert ending.value == "done"
 
 
+@asyncio_only
 async def test_a_storm_of_native_cancels_neither_ends_the_work_nor_is_swallowed() -> None:
-    if not on_asyncio():
-        pytest.skip("native cancellation is asyncio's")
     done: list[str] = []
     task = asyncio.ensure_future(sheltered(working(5, done)))
     for _ in range(40):
@@ -183,9 +182,8 @@ async def test_a_storm_of_native_cancels_neither_ends_the_work_nor_is_swallowed(
     assert (done, task.cancelled(), task.cancelling()) == (["done"], True, 40)
 
 
+@asyncio_only
 async def test_native_and_scope_cancels_together_neither_end_the_work_nor_are_swallowed() -> None:
-    if not on_asyncio():
-        pytest.skip("native cancellation is asyncio's")
     done: list[str] = []
 
     async def scoped() -> None:
@@ -199,9 +197,8 @@ async def test_native_and_scope_cancels_together_neither_end_the_work_nor_are_sw
     assert (done, task.cancelled()) == (["done"], True)
 
 
+@asyncio_only
 async def test_the_grace_holds_under_a_storm() -> None:
-    if not on_asyncio():
-        pytest.skip("native cancellation is asyncio's")
     start = anyio.current_time()
     task = asyncio.ensure_future(sheltered(working(math.inf, []), grace=10))
     for _ in range(5):
@@ -211,9 +208,8 @@ async def test_the_grace_holds_under_a_storm() -> None:
     assert anyio.current_time() - start == pytest.approx(11)
 
 
+@asyncio_only
 async def test_the_loop_does_not_know_of_the_work() -> None:
-    if not on_asyncio():
-        pytest.skip("asyncio.all_tasks is asyncio's")
     known: list[int] = []
 
     async def work() -> None:
@@ -250,10 +246,9 @@ def test_the_end_of_asyncio_run_waits_for_the_work_whenever_it_comes(turns: int)
 
 
 @pytest.mark.parametrize("turns", range(6))
+@asyncio_only
 async def test_work_whose_task_somebody_cancels_never_hangs_its_caller(turns: int) -> None:
     """A program that cancels every task it finds does not find the work's, from its first turn on."""
-    if not on_asyncio():
-        pytest.skip("asyncio.all_tasks is asyncio's")
     before = asyncio.all_tasks()
     task = asyncio.ensure_future(sheltered(working(5, [])))
     for _ in range(turns):

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from sms4sats_async import APIError, Client, DecodeError, Order, OrderKind, OutcomeUnknown, PriceTooHigh, RateLimited, TransportError
+from tests.conftest import HAS_TRIO
 from tests.servers import Reply, SeenRequest, closes, hangs, json_reply, resets, serve
-from tests.suspension import INVOICE, Till, on_asyncio
+from tests.suspension import INVOICE, Till, asyncio_only, on_asyncio
 from tests.virtual_time import VirtualTimeLoop
 
 KEY = "key-of-a-test-0001"
@@ -279,9 +280,8 @@ async def test_every_failure_of_a_transport_of_the_callers_is_of_unknown_outcome
 
 
 @spending
+@asyncio_only
 async def test_aiohttp_that_calls_a_lost_reply_a_connect_timeout_is_not_believed(spend: Spend) -> None:
-    if not on_asyncio():
-        pytest.skip("aiohttp is asyncio's")
     import httpx_aiohttp
 
     async with serve(closes) as server, httpx_aiohttp.AiohttpTransport() as transport:
@@ -420,6 +420,12 @@ NATIVE = [by_task_cancel, by_two_cancels, by_a_storm, by_asyncio_timeout, by_wai
 Cancel = Callable[[Callable[[], Awaitable[Any]], float], Awaitable[bool]]
 
 
+def each_cancel(*cancels: Cancel) -> pytest.MarkDecorator:
+    """Every way to cancel on asyncio; on trio, where it can be had, by scope."""
+    pairs = [("asyncio", cancel) for cancel in cancels] + [("trio", by_scope)] * HAS_TRIO
+    return pytest.mark.parametrize(("anyio_backend", "cancel"), pairs, indirect=["anyio_backend"])
+
+
 async def sixty_cancelled(cancel: Cancel, spend: Callable[[Client], Awaitable[Any]], **options: Any) -> tuple[Till, set[str], list[bool]]:
     till = Till(delay=0.05)
     known: set[str] = set()
@@ -439,11 +445,9 @@ async def sixty_cancelled(cancel: Cancel, spend: Callable[[Client], Awaitable[An
     return till, known, seen
 
 
-@pytest.mark.parametrize("cancel", [by_scope, *NATIVE])
+@each_cancel(by_scope, *NATIVE)
 @spending
 async def test_sixty_cancelled_purchases_are_all_known(cancel: Cancel, spend: Spend) -> None:
-    if not on_asyncio() and cancel is not by_scope:
-        pytest.skip("native cancellation is asyncio's")
     told: list[str] = []
     till, known, seen = await sixty_cancelled(cancel, spend, on_order=lambda order: told.append(order.id))
     assert len(till.charged) >= 50
@@ -686,10 +690,8 @@ class Careless:
         await self._http.aclose()
 
 
-@pytest.mark.parametrize("cancel", [by_scope, by_task_cancel])
+@each_cancel(by_scope, by_task_cancel)
 async def test_a_client_without_a_shelter_loses_orders_in_this_harness(cancel: Cancel) -> None:
-    if not on_asyncio() and cancel is not by_scope:
-        pytest.skip("native cancellation is asyncio's")
     till, known = Till(delay=0.05), set[str]()
     async with serve(till) as server:
         for milliseconds in range(1, 61, 3):
