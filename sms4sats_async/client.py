@@ -2,8 +2,8 @@
 
 from __future__ import annotations  # anyio loads its parts when they are named: not at our import
 
+import inspect
 import logging
-import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 BASE_URL = "https://api2.sms4sats.com"
 """https://docs.sms4sats.com/api-reference"""
+MAX_SECONDS = 1e9
 MAX_MESSAGE_LENGTH = 140
 """Characters in one SMS (docs, create-send-order)."""
 
@@ -52,7 +53,8 @@ class Client:
     Args:
         api_key: the key of a prepaid account. It is sent to ``base_url`` only, and only with the calls that need it.
         base_url: where the API is: https, or plain http to a loopback or .onion host.
-        timeout: seconds for one attempt, all in all, however slowly the bytes come. Waiting for a free connection does not count.
+        timeout: seconds for one attempt, all in all, however slowly the bytes come; half of it for making a connection. Waiting for
+            a free one does not count.
         max_connections: how many requests are under way at once at the most; further ones wait in order.
         attempts: how often a call is tried, the first time included. What may be tried again is said by each coroutine.
         proxy: the address of an http, https or SOCKS proxy (SOCKS needs the extra ``socks``).
@@ -88,8 +90,10 @@ class Client:
         _check_seconds("timeout", timeout)
         _check_count("max_connections", max_connections)
         _check_count("attempts", attempts)
-        if on_order is not None and not callable(on_order):
-            raise TypeError("on_order must be callable")
+        if on_order is not None and (not callable(on_order) or inspect.iscoroutinefunction(on_order)):
+            raise TypeError("on_order must be a plain function: it is called, and not awaited")
+        if transport is not None and not inspect.iscoroutinefunction(getattr(transport, "handle_async_request", None)):
+            raise TypeError("transport must be an httpx.AsyncBaseTransport (of a sandbox, it is sandbox.transport())")
         self._transport = Transport(
             api_key=api_key,
             base_url=base_url,
@@ -307,12 +311,18 @@ class Client:
             salvage=order_id_in,
             doubt=doubt,
         )
+
+        def recover(order_id: str) -> None:
+            placed.append(Order(order_id, kind, prepaid=immediate, created_at=datetime.now(UTC), country=country, service=service))
+            self._tell(placed[-1])
+
+        call.recover = recover
         try:
             order = await self._transport.send(call)
         except BaseException as error:
             self._adopt(placed, error)
             raise
-        if max_sats is not None and not order.prepaid:
+        if max_sats is not None and not (immediate and order.prepaid):  # that one asked for the price before
             _check_price(order.amount_sats, max_sats, order)
         return order
 
@@ -399,8 +409,8 @@ def _check_count(name: str, value: object) -> None:
 def _check_seconds(name: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, not {value}")
+    if not 0 < value < MAX_SECONDS:
+        raise ValueError(f"{name} must be positive, and less than {MAX_SECONDS:g}")
 
 
 def _country(country: object) -> str:

@@ -22,6 +22,7 @@ No message holds an API key, a whole order id, a number, a code or the text of a
 what a handler needs; an order id is a secret (whoever has it can read the code), so mask it before you log it.
 """
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers only: at run time this room imports nothing of ours
@@ -31,6 +32,11 @@ if TYPE_CHECKING:  # for type checkers only: at run time this room imports nothi
 def printable(text: str) -> str:
     """Make foreign words safe for a message and a log: what cannot be printed becomes an escape."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape", "replace").decode() for char in text)
+
+
+def harmless(words: str) -> str:
+    """Make the server's words fit for a message and a log: what could be an id, a key, a number or a code in them is blotted out."""
+    return printable(re.sub(r"(?=[A-Za-z_-]*[0-9])[0-9A-Za-z_-]{16,}|\+?[0-9]{5,}", "..", words))
 
 
 class Sms4SatsError(Exception):

@@ -23,6 +23,7 @@ The rules, and where they come from:
 
 import enum
 import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ from sms4sats_async.errors import (
     RateLimited,
     SendFailed,
     Sms4SatsError,
-    printable,
+    harmless,
 )
 from sms4sats_async.models import OrderKind, OrderStatus, SmsStatus, mask
 
@@ -65,6 +66,7 @@ CANCEL_TRIES = 3
 REFUSALS, REFUSED_FOR = 5, 60.0
 """How many times in a row, and for how many seconds at least, an order must be refused with the same words to be given up."""
 _GATEWAY_ERRORS = (502, 503, 504)
+_SENT = (SmsStatus.sent, SmsStatus.delivered)
 
 
 def default_pace(status: OrderStatus, seconds_waited: float) -> float:
@@ -260,6 +262,11 @@ class Lifecycle:
         return self.kind is OrderKind.receive
 
     @property
+    def cancel_confirmed(self) -> bool:
+        """Has the server said yes to a cancel that is under way?"""
+        return self.closing is not None and self.closing.answer is Answer.CONFIRMED
+
+    @property
     def window_end(self) -> float:
         """When the window that is open now ends; infinity when none does. A rental has no hold window."""
         since, window = (self.started, self.rules.payment_window) if self.paid_at is None else (self.paid_at, self.rules.hold_window)
@@ -321,10 +328,10 @@ class Lifecycle:
         started = began if self.started is None else self.started
         failures = self.failures + 1
         if failure.retry_after is None:
-            delay = min(LONGEST_BACKOFF, 2.0 ** min(failures - 1, 10)) * (1 + SPREAD * spread)
+            delay = min(LONGEST_BACKOFF, 2.0 ** min(failures - 1, 10) * (1 + SPREAD * spread))
         else:  # never sooner than asked, and never sooner than usual
             usual = FLOOR if self.status is None else self.rules.pace(self.status, self.seconds_waited(now))
-            delay = max(usual, min(failure.retry_after, LONGEST_RETRY_AFTER)) * (1 + SPREAD * abs(spread))
+            delay = max(usual, min(failure.retry_after * (1 + SPREAD * abs(spread)), LONGEST_RETRY_AFTER))
         again = failure.refusal is not None and failure.refusal == self.refusal
         state = attrs.evolve(
             self,
@@ -359,7 +366,8 @@ class Lifecycle:
                 service=status.service or known.service,
                 timestamp=status.timestamp or known.timestamp,
             )
-        held = status.paid or self.rules.prepaid
+        # Both prove the payment: the service takes it for nothing else (docs, api-reference).
+        held = status.paid or self.rules.prepaid or status.code is not None or status.sms_status in _SENT
         return attrs.evolve(
             self,
             status=status,
@@ -373,7 +381,7 @@ class Lifecycle:
         kind = self.kind
         if status.code is not None and kind is OrderKind.receive:
             return End.CODE
-        if kind is OrderKind.send and status.sms_status in (SmsStatus.sent, SmsStatus.delivered):
+        if kind is OrderKind.send and status.sms_status in _SENT:
             return End.SENT
         if kind is OrderKind.send and status.sms_status == SmsStatus.failed:
             return End.SEND_FAILED
@@ -458,7 +466,7 @@ class Lifecycle:
             return self._ended(End.EXPIRED) if closing.window else self._ended(End.CANCELLED)
         if closing.window and began < self.window_end:  # paid after all, in the very last moment: the hold window is open now
             return attrs.evolve(self, closing=None)
-        if closing.answer is Answer.NONE and self.cancellable and closing.tries < closing.most:
+        if closing.answer is Answer.NONE and self._may_cancel_again(closing, began):
             return self._once_more(began, cancels=True)
         if not closing.window:
             return self._answered()
@@ -470,16 +478,20 @@ class Lifecycle:
         assert closing is not None  # noqa: S101
         if closing.answer is Answer.REFUSED and not closing.window:
             return self._answered()
-        unanswered = closing.answer is Answer.NONE and self.cancellable
-        if unanswered and not closing.window and closing.tries >= closing.most:
+        again = closing.answer is Answer.NONE and self._may_cancel_again(closing, began)
+        if closing.answer is Answer.NONE and not closing.window and not again:
             return self._answered()
-        return self._once_more(began, cancels=unanswered and closing.tries < closing.most)
+        return self._once_more(began, cancels=again)
+
+    def _may_cancel_again(self, closing: Closing, began: float) -> bool:
+        """A cancel is made only if there is time left for the look after it, should both of them hang."""
+        time_left = began + _pause(closing) + 1.5 * LAST_STEP <= closing.until
+        return self.cancellable and closing.tries < closing.most and time_left
 
     def _once_more(self, began: float, *, cancels: bool) -> "Lifecycle":
         closing = self.closing
         assert closing is not None  # noqa: S101
-        pause = min(LONGEST_BACKOFF, 2.0**closing.misses)
-        closing = closing._replace(cancels=cancels, at=min(began + pause, closing.until), misses=closing.misses + 1)
+        closing = closing._replace(cancels=cancels, at=min(began + _pause(closing), closing.until), misses=closing.misses + 1)
         return attrs.evolve(self, closing=closing)
 
     def _answered(self) -> "Lifecycle":
@@ -501,7 +513,7 @@ class Lifecycle:
         name, status = f"order {mask(order_id)}", self.status
 
         def words(reason: str | None) -> str:
-            return printable((reason or "").replace(order_id, mask(order_id)))
+            return self.harmless(reason or "", order_id)
 
         match self.end:
             case End.FAILED:
@@ -526,6 +538,16 @@ class Lifecycle:
             case _:
                 return None
 
+    def harmless(self, words: str, order_id: str) -> str:
+        """Make the server's words fit for a message: without the order's id, its number and its code."""
+        words = re.sub(re.escape(order_id), mask(order_id), words, flags=re.IGNORECASE)
+        known: list[str] = []
+        if self.status is not None:
+            known = [text for text in ((self.status.number or "").removeprefix("+"), self.status.code or "") if len(text) > 3]  # noqa: PLR2004
+        for secret in known:
+            words = re.sub(re.escape(secret), "..", words, flags=re.IGNORECASE)
+        return harmless(words)
+
     def _cancel_told(self) -> tuple[bool, str | None]:
         """Was the cancel confirmed, and if not, why?"""
         if self.closing is None or not self.cancellable:
@@ -534,3 +556,7 @@ class Lifecycle:
             return True, None
         ended = None if self.status is None else self.status.error
         return False, self.closing.reason or ended or "no answer came"
+
+
+def _pause(closing: Closing) -> float:
+    return min(LONGEST_BACKOFF, 2.0**closing.misses)

@@ -77,6 +77,11 @@ def _hidden(value: str | None) -> str:
     return "None" if value is None else "'..'"
 
 
+def _told(words: str | None) -> str:
+    """The server's words without what could be an id, a number or a code in them."""
+    return repr(words and re.sub(r"(?=[A-Za-z_-]*[0-9])[0-9A-Za-z_-]{16,}|\+?[0-9]{5,}", "..", words))
+
+
 def _raw() -> Any:
     return attrs.field(factory=dict[str, Any], repr=False, eq=False, kw_only=True)
 
@@ -125,9 +130,9 @@ def _moment(value: object) -> datetime | None:
     stamp = _decimal(value)
     if stamp is None:
         return None
-    seconds = stamp / 1000 if abs(stamp) >= _MILLISECONDS_FROM else stamp
+    seconds = float(stamp) / (1000 if abs(stamp) >= _MILLISECONDS_FROM else 1)
     try:
-        return datetime.fromtimestamp(float(seconds), UTC)
+        return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError, ValueError):  # a year that no calendar has
         return None
 
@@ -466,6 +471,8 @@ class Order:
         Raises:
             ValueError: there is no id, or a field cannot be what it should be.
         """
+        if not _is_object(data):
+            raise ValueError(f"order: not an object but {_json_type(data)}")
 
         def field(name: str, *types: type) -> Any:
             value = data.get(name)
@@ -519,7 +526,7 @@ class OrderStatus:
     code: str | None = attrs.field(default=None, repr=_hidden)
     code_was_number: bool = False
     sms_status: SmsStatus | str | None = None
-    error: str | None = None
+    error: str | None = attrs.field(default=None, repr=_told)
     activation_id: str | None = attrs.field(default=None, repr=_masked)
     country: str | None = None
     service: str | None = None

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Generic, NoReturn, Self, TypeGuard, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeGuard, TypeVar, cast
 
 import anyio
 import httpx
@@ -37,6 +37,7 @@ from sms4sats_async.errors import (
     RateLimited,
     Sms4SatsError,
     TransportError,
+    harmless,
     printable,
 )
 from sms4sats_async.shelter import Sheltered, one_of, sheltered
@@ -94,10 +95,26 @@ class Call(Generic[T]):
         order_id: the order that the call is about.
         salvage: finds an order's id in a part of a reply.
         doubt: what may have happened when the outcome of a spending call is unknown.
-        key: the key that goes with the call; ``None`` for a call without one.
+        key: the client's key; sent only if ``keyed``, and told to nobody.
+        recover: told of an order's id that was read, when its caller was cancelled and the rest of the reply is of no use.
     """
 
-    __slots__ = ("body", "decode", "doubt", "json", "key", "keyed", "limit", "method", "order_id", "path", "query", "repeat", "salvage")
+    __slots__ = (
+        "body",
+        "decode",
+        "doubt",
+        "json",
+        "key",
+        "keyed",
+        "limit",
+        "method",
+        "order_id",
+        "path",
+        "query",
+        "recover",
+        "repeat",
+        "salvage",
+    )
 
     def __init__(
         self,
@@ -128,6 +145,7 @@ class Call(Generic[T]):
         self.salvage = salvage
         self.doubt = doubt
         self.key: Secret | None = None
+        self.recover: Callable[[str], None] | None = None
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -287,14 +305,15 @@ class Transport:
             ClosedError: the client is closed.
         """
         most = self._attempts if attempts is None else attempts
-        call.key = self._key if call.keyed else None
+        call.key = self._key
+        request = self._request(call)
         unknown = 0
         fresh = call.repeat is Repeat.SPEND
         for attempt in itertools.count(1):
-            outcome = await self._attempt(call, fresh=fresh)
+            outcome = await self._attempt(call, request, fresh=fresh)
             if outcome.stale and call.repeat is Repeat.READ:
                 # The server closed a kept connection just as we used it: no fault of anybody's, so it does not count.
-                outcome = await self._attempt(call, fresh=True)
+                outcome = await self._attempt(call, request, fresh=True)
             error = outcome.error
             if error is None:
                 return outcome.value  # type: ignore[return-value]  # no error, so decode has returned a T
@@ -307,7 +326,7 @@ class Transport:
             fresh = True
         raise AssertionError("count() does not end")
 
-    async def _attempt(self, call: Call[T], *, fresh: bool) -> _Outcome[T]:
+    async def _attempt(self, call: Call[T], request: httpx.Request, *, fresh: bool) -> _Outcome[T]:
         spends = call.repeat is Repeat.SPEND
         if spends:
             await anyio.sleep(0)  # noqa: ASYNC115 - a caller who is cancelled already spends nothing
@@ -316,14 +335,14 @@ class Transport:
         self._flights[flight] = spends  # from here on aclose() waits for it
         outcome: _Outcome[T] = _Outcome(sent=not lane.own or call.repeat is Repeat.READ)
         if spends:
-            await self._spend(lane, flight, call, outcome)
+            await self._spend(lane, flight, call, request, outcome)
         else:
-            await self._exchange(lane, flight, call, outcome)
+            await self._exchange(lane, flight, call, request, outcome)
         return outcome
 
-    async def _spend(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], outcome: _Outcome[T]) -> None:
+    async def _spend(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> None:
         """Ask once, and to the end, whatever happens to the caller, unless nothing was sent yet."""
-        shelter = Sheltered(lambda: self._exchange(lane, flight, call, outcome))
+        shelter = Sheltered(lambda: self._exchange(lane, flight, call, request, outcome))
 
         def grace() -> float:
             outcome.abandoned = not outcome.sent
@@ -338,18 +357,20 @@ class Transport:
                 note = f"{call}: {call.doubt}; {outcome.error or f'no reply within {GRACE:g} s of the cancellation'}"
                 cancellation.add_note(note)
                 _logger.warning("cancelled in %s", note)
+                if outcome.error is not None and outcome.error.order_id is not None and call.recover is not None:
+                    call.recover(outcome.error.order_id)
             raise
         if shelter.error is not None:
             raise shelter.error
 
-    async def _exchange(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], outcome: _Outcome[T]) -> None:
+    async def _exchange(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> None:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
         whole = False
         flight.deadline = anyio.current_time() + self._timeout
         try:
             with flight:
                 try:
-                    whole = await self._ask(lane, call, outcome)
+                    whole = await self._ask(lane, call, request, outcome)
                 except BaseExceptionGroup as group:  # on trio, httpcore's connect raises a group of nothing but Cancelled
                     raise one_of(group) from None
             if flight.cancelled_caught and not outcome.concluded:
@@ -373,9 +394,8 @@ class Transport:
         if not outcome.concluded and call.repeat is not Repeat.SPEND:
             self._check_open()
 
-    async def _ask(self, lane: _Lane, call: Call[T], outcome: _Outcome[T]) -> bool:
+    async def _ask(self, lane: _Lane, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> bool:
         """Return True when the reply was read to its end, so that the lane can be used again."""
-        request = self._request(call)
         if lane.own and call.repeat is not Repeat.READ:
             request.extensions = {**self._timeouts, "trace": _gate(outcome)}
         response = await lane.transport.handle_async_request(request)
@@ -395,14 +415,17 @@ class Transport:
 
     def _request(self, call: Call[Any]) -> httpx.Request:
         url = self._prefix + call.path
-        if call.query:
-            url += "?" + "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in call.query.items())
-        request = httpx.Request(call.method, _parsed_url(url), headers=self._headers, json=call.body, extensions=self._timeouts)
+        try:
+            if call.query:
+                url += "?" + "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in call.query.items())
+            request = httpx.Request(call.method, _parsed_url(url), headers=self._headers, json=call.body, extensions=self._timeouts)
+        except (httpx.InvalidURL, ValueError) as error:  # half a character, thousands of digits, an id as long as a book
+            raise ValueError(f"{call}: an argument cannot be sent: {type(error).__name__}") from None
         if call.body is not None:
             request.stream = _Body(request.content)
         if call.path == "/cancelorder":
             request.headers["Cache-Control"] = "no-store"
-        if call.key is not None:
+        if call.keyed and call.key is not None:
             request.headers["X-API-Key"] = call.key.reveal()
         return request
 
@@ -445,8 +468,8 @@ class Transport:
         if self._transport is not None:
             return _Lane(self._transport, own=False)
         try:
-            if self._ssl_context is None:
-                self._ssl_context = httpx.create_ssl_context(trust_env=self._trust_env)
+            if self._ssl_context is None:  # plain http verifies nothing, and need not read the authorities for it
+                self._ssl_context = httpx.create_ssl_context(verify=self._base.scheme == "https", trust_env=self._trust_env)
             limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE)
             return _Lane(httpx.AsyncHTTPTransport(verify=self._ssl_context, limits=limits, proxy=self._proxy), own=True)
         except Exception as error:
@@ -516,14 +539,19 @@ class Transport:
         self._check_open()
 
 
-class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
+class _Body(httpx.AsyncByteStream):
     """A request's body in one piece. httpx's own is an async generator, which a cancelled request leaves to the collector."""
 
     def __init__(self, body: bytes) -> None:
-        self._left = [body]
+        self._body = body
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Pieces(self._body)
+
+
+class _Pieces(AsyncIterator[bytes]):
+    def __init__(self, body: bytes) -> None:
+        self._left = [body]
 
     async def __anext__(self) -> bytes:
         if not self._left:
@@ -572,7 +600,7 @@ async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: 
         async for chunk in parts:
             size += len(chunk)
             if size <= limit:
-                chunks.append(chunk)
+                chunks.append(bytes(chunk))
             elif size <= 4 * limit:  # the next read fails then, and so ends every generator between here and the socket
                 await (lane.transport if lane.own else stream).aclose()
             else:
@@ -639,7 +667,7 @@ def _host_of(location: str) -> str:
         host = urllib.parse.urlsplit(location).hostname
     except ValueError:
         host = None
-    return printable(host or "nowhere")[:80]
+    return harmless(host or "nowhere")[:80]
 
 
 def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
@@ -691,7 +719,7 @@ def _refusal(call: Call[Any], reply: Reply, reason: str | None, excerpt: str) ->
     status = reply.status_code
     words = excerpt or "no reason given"
     if reason is not None:  # blotted first: half of a secret would not be found
-        words = printable(call.without_secrets(reason)[:_MAX_WORDS])
+        words = harmless(call.without_secrets(reason)[:_MAX_WORDS])
         reason = reason[:_MAX_WORDS]
     text = f"{call}: HTTP {status}: {words}"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -785,13 +813,22 @@ def _backoff(attempt: int, error: Sms4SatsError) -> float:
 
 def _transport_error(call: Call[Any], error: Exception) -> TransportError:
     """Ours for whatever a transport raised, with the ground of it, and with no traceback: those hold requests, and requests secrets."""
-    ground = call.without_secrets(printable(_ground(error)))
+    tells = [link for link in _chain(error) if _tells_secret(call, link)]
+    ground = call.without_secrets(_ground(error))
+    ground = harmless(ground) if tells else printable(ground)
     date = f"; is this machine's date right? It says {datetime.now().astimezone():%Y-%m-%d}" if _is_tls(error) else ""
     ours = TransportError(f"{call}: {ground}{date}")
     for link in _chain(error):
         link.__traceback__ = None
-    ours.__cause__ = error
+    if not tells:  # else it would tell wherever a traceback is printed
+        ours.__cause__ = error
     return ours
+
+
+def _tells_secret(call: Call[Any], link: BaseException) -> bool:
+    """Does an exception's text hold a secret of this call, or, unless it is the operating system's, what looks like one?"""
+    text = str(link)
+    return call.without_secrets(text) != text or (not isinstance(link, OSError) and harmless(text) != printable(text))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

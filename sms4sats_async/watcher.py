@@ -4,6 +4,7 @@ from __future__ import annotations  # anyio loads its parts when they are named:
 
 import copy
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -104,6 +105,7 @@ class OrderWatcher:
         self._changed: anyio.Event | None = None
         self._nap: anyio.CancelScope | None = None
         self._cancellers = 0
+        self._leaving = False
 
     def __repr__(self) -> str:
         return f"<OrderWatcher of {self.order!r}>"
@@ -229,7 +231,7 @@ class OrderWatcher:
                 return
             at = self._state.allowed_at(anyio.current_time()) if when_allowed and self._state.end is None else None
             if at is None:
-                text = f"order {mask(self.order.id)}: not cancelled: {reason}"
+                text = f"order {mask(self.order.id)}: not cancelled: {self._state.harmless(reason, self.order.id)}"
                 refused = CancelRefused(text, order_id=self.order.id, status=self.status, reason=reason)
                 raise self._caused(refused)
 
@@ -250,7 +252,9 @@ class OrderWatcher:
         end = self._state.error(self.order.id)
         if self._state.end is End.CANCELLED or getattr(end, "cancelled", False):
             return None
-        return "the code has arrived" if end is None else str(end)
+        if self._state.end is End.CODE:
+            return "the code has arrived"
+        return str(end or self._failure or "it has ended")
 
     async def __aenter__(self) -> Self:
         return self
@@ -265,7 +269,9 @@ class OrderWatcher:
 
     async def _leave(self) -> str | None:
         """Ask once to cancel; log and return what a person should know: ``None`` when the order is cancelled."""
+        self._leaving = True
         left = await self._left_open()
+        self._leaving = False
         if left is not None:
             _logger.warning("%s", left)
         return left
@@ -285,11 +291,12 @@ class OrderWatcher:
                 reason = str(problem)
         if not self._cancellers:
             self._life = self._state.unwishing()
-        if self._state.end is End.CANCELLED:
-            return None
         if self._state.end is End.CODE:
             return f"{name} was left as its code arrived: the code is in watcher.status"
-        return f"{name} is left open: {reason}; the server frees the money 21 minutes after the payment, and {again}"
+        if self._state.end is not None or self._state.cancel_confirmed:
+            return None
+        told = self._state.harmless(reason or "", self.order.id)
+        return f"{name} is left open: {told}; what was paid for it comes back 21 minutes after the payment, and {again}"
 
     # --- driving ---------------------------------------------------------------------------------------------------------------
 
@@ -306,6 +313,7 @@ class OrderWatcher:
             found = ready()
             if found is not None:
                 return found
+            self._raise_other_end("it has ended otherwise")
             if self._driven:
                 self._changed = self._changed or anyio.Event()
                 await self._changed.wait()
@@ -335,6 +343,8 @@ class OrderWatcher:
             return
         if step.at > now:
             await self._sleep(step.at)
+        elif step.last and self._leaving:
+            await self._last_steps()  # sheltered already, and with a limit of its own
         elif step.last:
             await sheltered(self._last_steps, grace=LAST_STEPS_GRACE)
         else:
@@ -449,18 +459,35 @@ def _bare_order(order_id: str, kind: OrderKind | str | None) -> Order:
     return Order(order_id, OrderKind.receive if kind is None else OrderKind(kind))
 
 
+def _guarded(pace: Pace) -> Pace:
+    """A pace of the caller's that cannot cost a code: where it fails, the default one stands in, and the log tells."""
+
+    def guarded(status: OrderStatus, seconds_waited: float) -> float:
+        try:
+            seconds = float(pace(status, seconds_waited))
+        except Exception:
+            _logger.exception("poll_interval failed; the default pace stands in for it")
+            return default_pace(status, seconds_waited)
+        return default_pace(status, seconds_waited) if math.isnan(seconds) else seconds
+
+    return guarded
+
+
 def _positive(name: str, seconds: object) -> float:
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
     if not seconds > 0:
         raise ValueError(f"{name} must be positive, not {seconds}")
-    return float(seconds)
+    try:
+        return float(seconds)
+    except OverflowError:
+        raise ValueError(f"{name} is too large") from None
 
 
 def _checked_pace(interval: float | Pace | None) -> Pace:
     if interval is None:
         return default_pace
     if callable(interval):
-        return interval
+        return _guarded(interval)
     seconds = _positive("poll_interval", interval)
     return lambda _status, _waited: seconds

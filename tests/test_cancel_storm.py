@@ -17,7 +17,7 @@ async def test_our_client_survives_3000_cancellations_and_leaves_nothing() -> No
         outcome = await storm(server, ours, 3_000)
     assert outcome.complaints == []
     assert sum(outcome.during.values()) == 3_000
-    assert 0 < outcome.during[ANSWERED] < outcome.seen < 3_000  # some were answered, some cancelled at the server, some before
+    assert outcome.during[ANSWERED] < outcome.seen < 3_000  # some were cancelled at the server, some before it
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # on trio it takes a longer storm

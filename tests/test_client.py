@@ -18,6 +18,7 @@ from sms4sats_async import (
     OrderStatus,
     PriceTooHigh,
 )
+from sms4sats_async.sandbox import Sandbox
 from tests.samples import sample
 
 KEY = "sk-planted-key"
@@ -220,6 +221,9 @@ BAD: list[tuple[str, Ask, type[Exception], str]] = [
     ("order id int", lambda c: c.cancel_order(5), TypeError, "order_id must be a str, not int"),  # type: ignore[arg-type]
     ("an order as its id", lambda c: c.cancel_order(Order("ab")), TypeError, "pass order.id"),  # type: ignore[arg-type]
     ("amount zero", lambda c: c.fund(0), ValueError, "amount_sats must be positive"),
+    ("service half a character", lambda c: c.create_order(187, "t\ud800", immediate=True), ValueError, "cannot be sent"),
+    ("order id as a book", lambda c: c.get_order_status("a" * 100_000), ValueError, "cannot be sent"),
+    ("amount of thousands of digits", lambda c: c.fund(10**5000), ValueError, "cannot be sent"),
     ("amount bool", lambda c: c.fund(True), TypeError, "amount_sats must be an int"),
 ]
 
@@ -269,6 +273,10 @@ async def test_what_needs_a_key_is_refused_without_one(ask: Ask) -> None:
         ({"attempts": 0}, ValueError),
         ({"attempts": 1.0}, TypeError),
         ({"on_order": 5}, TypeError),
+        ({"on_order": Client.aclose}, TypeError),
+        ({"transport": httpx.HTTPTransport()}, TypeError),
+        ({"transport": Sandbox()}, TypeError),
+        ({"timeout": 10**400}, ValueError),
         ({"base_url": "http://api2.sms4sats.com"}, ValueError),
         ({"base_url": 5}, TypeError),
     ],

@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -730,3 +730,38 @@ def test_a_client_without_a_shelter_loses_orders_at_the_end_of_the_loop() -> Non
 
     till, _ = bought_as_the_loop_ends(careless, lambda: asyncio.sleep(0.02))
     assert (len(till.charged), told) == (1, [])  # pragma: no cover - the tracer has lost this frame
+
+
+@each_cancel(by_scope, by_task_cancel)
+async def test_a_cancelled_purchase_keeps_the_id_that_came_before_the_reply_was_cut(cancel: Cancel) -> None:
+    told: list[Order] = []
+
+    async def cut(request: SeenRequest, reply: Reply) -> None:
+        await anyio.sleep(0.05)
+        whole = json_reply({"status": "OK", "orderId": "order-to-salvage", "payreq": "paid"})
+        await reply.cut(whole, len(whole) - 8)
+
+    async with serve(cut) as server, client_of(server.url, on_order=told.append) as client:
+        assert await cancel(lambda: buy(client), 0.02)
+        assert [order.id for order in told] == [order.id for order in client.orphaned_orders] == ["order-to-salvage"]
+        assert told[0].prepaid
+        assert len(server.requests) == 1
+
+
+@spending
+async def test_a_stream_of_text_is_an_unknown_outcome_too(spend: Spend) -> None:
+    class Texts(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[Any]:
+            yield "text"
+
+    async with client_of("https://example.invalid", transport=httpx.MockTransport(lambda _: httpx.Response(200, stream=Texts()))) as client:
+        with pytest.raises(OutcomeUnknown):
+            await spend(client)
+
+
+async def test_a_price_that_was_never_told_is_too_high() -> None:
+    handler = httpx.MockTransport(lambda _: httpx.Response(200, json={"orderId": "ab", "payreq": "paid"}))
+    async with client_of("https://example.invalid", transport=handler) as client:
+        with pytest.raises(PriceTooHigh) as caught:
+            await client.create_order(187, "tg", max_sats=5)
+    assert caught.value.price_sats is None

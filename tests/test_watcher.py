@@ -887,6 +887,131 @@ async def test_an_order_cannot_be_asked_for_what_it_never_has(kind: OrderKind, m
     assert service.calls == []
 
 
+# --- what a hostile reader tried -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("proof", [{"code": "004217"}, {"smsStatus": "delivered"}], ids=["code", "sent"])
+async def test_what_is_only_sold_for_money_proves_the_payment(proof: dict[str, Any]) -> None:
+    service = Service({0: {"paid": False} | proof})
+    async with watching(service) as watcher:
+        await watcher.paid()
+    assert service.asked == [0]
+
+
+ECHO = {"status": "error", "reason": f"order {ORDER_ID.upper()} has {NUMBER} and 004217 \x1b[31m\nFAKE LOG LINE"}
+
+
+async def test_the_servers_words_reach_no_text_and_no_log_unblotted(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service({0: NUMBERED}, [ECHO])
+    texts: list[str] = []
+    async with watching(service) as watcher:
+        with pytest.raises(CancelRefused) as caught:
+            await watcher.cancel()
+        assert caught.value.reason == ECHO["reason"]
+        texts.append(str(caught.value))
+        with pytest.raises(KeyError) as left:
+            async with watcher:
+                raise KeyError
+        texts += left.value.__notes__
+    failing = Service({0: NUMBERED | {"error": ECHO["reason"]}})
+    async with watching(failing) as watcher:
+        with pytest.raises(OrderFailed) as failed:
+            await watcher.code()
+        texts += [str(failed.value), repr(failed.value.status)]
+    for text in [*texts, caplog.text]:
+        for secret in (ORDER_ID, ORDER_ID.upper(), str(NUMBER), "004217", "\x1b", "\nFAKE"):
+            assert secret not in text
+
+
+async def test_a_cancel_that_hangs_leaves_time_for_the_look_after_it() -> None:
+    class Hanging(Service):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            answer = await super().handle_async_request(request)
+            if request.url.path == "/cancelorder":
+                await anyio.sleep(100)
+            return answer
+
+    service = Hanging({0: PAID})
+    async with watching(service, hold_window=60) as watcher:
+        with pytest.raises(OrderExpired) as caught:
+            await watcher.code()
+        assert not caught.value.cancelled
+        assert service.now <= 90
+        assert service.calls[-1] == "/orderstatus"
+    service = Hanging({0: PAID, 79: CODED})
+    async with watching(service, hold_window=60) as watcher:
+        assert await watcher.code() == "004217"
+
+
+@pytest.mark.parametrize("cancelled_at", [None, 62])
+async def test_leaving_the_block_in_the_last_steps_takes_ten_seconds_at_most(cancelled_at: float | None) -> None:
+    service = Service({0: PAID}, down=(10_000, 20_000))
+    async with watching(service, hold_window=60) as watcher:
+        with anyio.move_on_after(cancelled_at) if cancelled_at else anyio.CancelScope():
+            async with watcher:
+                await watcher.paid()
+                service.takes = 1000
+                await anyio.sleep(65) if cancelled_at is None else await watcher.code()
+        assert service.now <= (65 if cancelled_at is None else cancelled_at + 10) + 10
+
+
+def broken_pace(status: OrderStatus, seconds_waited: float) -> float:
+    raise LookupError("a bug")
+
+
+@pytest.mark.parametrize(
+    "pace",
+    [broken_pace, lambda status, waited: None, lambda status, waited: 10**400, lambda status, waited: float("nan")],
+    ids=["raises", "none", "huge", "nan"],
+)
+async def test_a_pace_that_fails_costs_nothing(pace: Any) -> None:
+    service = Service({0: PAID, 50: CODED})
+    async with watching(service, poll_interval=pace) as watcher:
+        assert await watcher.code() == "004217"
+    service = Service({0: PAID})
+    async with watching(service, poll_interval=pace) as watcher:
+        with pytest.raises(OrderExpired) as caught:
+            await watcher.code()
+        assert caught.value.cancelled
+
+
+async def test_a_cancel_after_a_refusal_does_not_speak_of_a_code() -> None:
+    service = Failing(httpx.Response(404, json={"status": "error", "reason": "no such order"}), 9999, CODED)
+    async with watching(service) as watcher:
+        with pytest.raises(APIError):
+            await watcher.code()
+        with pytest.raises(CancelRefused, match="no such order"):
+            await watcher.cancel()
+
+
+async def test_leaving_an_order_that_the_server_ended_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service({0: NO_NUMBER}, [TOO_EARLY])
+    async with watching(service) as watcher, watcher:
+        pass
+    assert caplog.text == ""
+
+
+async def test_leaving_with_a_confirmed_cancel_says_nothing_though_nobody_could_look(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service({0: PAID})
+    async with watching(service) as watcher, watcher:
+        await watcher.paid()
+        service.failing_looks = True
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_nothing_is_waited_for_longer_than_it_says() -> None:
+    random.seed(7)
+    for _ in range(5):
+        service = Failing(httpx.Response(429, headers={"retry-after": "600"}), 400, CODED)
+        async with watching(service) as watcher:
+            await watcher.code()
+        assert max(gaps(service.asked)) <= 60
+        service = Failing(httpx.ReadError("reset"), 400, CODED)
+        async with watching(service) as watcher:
+            await watcher.code()
+        assert max(gaps(service.asked)) <= 30
+
+
 # --- making one --------------------------------------------------------------------------------------------------------------------
 
 
@@ -916,6 +1041,7 @@ async def test_a_bare_id_makes_an_order() -> None:
         ({"poll_interval": "quick"}, TypeError, "poll_interval"),
         ({"poll_interval": True}, TypeError, "poll_interval"),
         ({"client": "me"}, TypeError, "client"),
+        ({"hold_window": 10**400}, ValueError, "hold_window"),
     ],
 )
 def test_a_watcher_with_a_bad_argument_is_not_made(options: dict[str, Any], kind: type[Exception], words: str) -> None:
