@@ -288,7 +288,7 @@ class Lifecycle:
         if (closing := self.closing) is not None:
             step = Cancel if closing.cancels else Look
             return step(closing.at, min(closing.until, max(now, closing.at) + LAST_STEP), last=closing.window)
-        if self.wish is not None and self.wish.at <= min(self.due, self.window_end):
+        if self.wish is not None and self.wish.at <= max(now, min(self.due, self.window_end)):  # before a look that is overdue
             return Cancel(self.wish.at, max(now, self.wish.at) + min(self.wish.within, LAST_STEP))
         if self.due < self.window_end:
             return Look(self.due)

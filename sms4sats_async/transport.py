@@ -608,8 +608,9 @@ async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: 
     except Exception:
         if size <= limit:
             raise
-    if size > limit and hasattr(parts, "aclose"):
-        await parts.aclose()
+    finally:
+        if hasattr(parts, "aclose"):  # for one that has not come to its end by itself
+            await parts.aclose()
     return size <= limit
 
 

@@ -359,7 +359,7 @@ async def test_a_code_in_the_last_look_is_in_time() -> None:
 async def test_a_code_in_the_look_after_the_cancel_is_in_time_whatever_the_cancel_said(answer: Any) -> None:
     service = Service({0: PAID}, [answer])
 
-    async with watching(service) as watcher:
+    async with watching(service, poll_interval=1000) as watcher:
         service.at[1260.7] = CODED
         service.takes = 0.3  # paid is seen at 0.3, the last look answered at 1260.6, the cancel at 1260.9
         assert await watcher.code() == "004217"
@@ -398,7 +398,7 @@ async def test_a_lost_cancel_that_is_confirmed_at_last_is_confirmed() -> None:
 
 async def test_an_error_first_seen_after_our_own_cancel_is_no_failure() -> None:
     service = Service({0: PAID})
-    async with watching(service) as watcher:
+    async with watching(service, poll_interval=1000) as watcher:
         service.at[1260.7] = NO_NUMBER
         service.takes = 0.3  # paid is seen at 0.3, the last look answered at 1260.6, the cancel at 1260.9
         with pytest.raises(OrderExpired) as caught:
@@ -946,7 +946,7 @@ async def test_a_cancel_that_hangs_leaves_time_for_the_look_after_it() -> None:
 @pytest.mark.parametrize("cancelled_at", [None, 62])
 async def test_leaving_the_block_in_the_last_steps_takes_ten_seconds_at_most(cancelled_at: float | None) -> None:
     service = Service({0: PAID}, down=(10_000, 20_000))
-    async with watching(service, hold_window=60) as watcher:
+    async with watching(service, hold_window=60, poll_interval=1000) as watcher:
         with anyio.move_on_after(cancelled_at) if cancelled_at else anyio.CancelScope():
             async with watcher:
                 await watcher.paid()
