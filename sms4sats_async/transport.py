@@ -203,7 +203,7 @@ class _Outcome(Generic[T]):
         concluded: ``value`` or ``error`` says what the reply means.
         stale: a kept connection ended as the request was sent, before any reply.
         abandoned: the caller is gone, and nothing was sent: nothing must be sent any more.
-        chunks: what has come of the body.
+        chunks: what has come of the body; bytes, if the transport keeps its promise.
     """
 
     __slots__ = ("abandoned", "answered", "chunks", "concluded", "error", "sent", "stale", "value")
@@ -214,7 +214,7 @@ class _Outcome(Generic[T]):
         self.concluded = False
         self.stale = False
         self.abandoned = False
-        self.chunks: list[bytes] = []
+        self.chunks: list[Any] = []
         self.value: T | None = None
         self.error: Sms4SatsError | None = None
 
@@ -390,7 +390,7 @@ class Transport:
             finally:
                 self._release(flight)
         if outcome.error is not None and outcome.error.order_id is None and call.salvage is not None:
-            outcome.error.order_id = call.salvage(b"".join(outcome.chunks))
+            outcome.error.order_id = call.salvage(b"".join(chunk for chunk in outcome.chunks if isinstance(chunk, bytes)))
         if not outcome.concluded and call.repeat is not Repeat.SPEND:
             self._check_open()
 
@@ -592,7 +592,7 @@ def _gate(outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
     return trace
 
 
-async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: list[bytes]) -> bool:
+async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: list[Any]) -> bool:
     """Read the body as it comes over the wire, up to the limit, and say whether that was all of it."""
     size = 0
     parts: Any = aiter(stream)
@@ -600,7 +600,7 @@ async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: 
         async for chunk in parts:
             size += len(chunk)
             if size <= limit:
-                chunks.append(bytes(chunk))
+                chunks.append(chunk)
             elif size <= 4 * limit:  # the next read fails then, and so ends every generator between here and the socket
                 await (lane.transport if lane.own else stream).aclose()
             else:
@@ -608,9 +608,8 @@ async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: 
     except Exception:
         if size <= limit:
             raise
-    finally:
-        if hasattr(parts, "aclose"):  # for one that has not come to its end by itself
-            await parts.aclose()
+    if size > limit and hasattr(parts, "aclose"):
+        await parts.aclose()
     return size <= limit
 
 
