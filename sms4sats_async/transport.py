@@ -308,7 +308,7 @@ class Transport:
         call.key = self._key
         request = self._request(call)
         unknown = 0
-        fresh = call.repeat is Repeat.SPEND
+        fresh = False
         for attempt in itertools.count(1):
             outcome = await self._attempt(call, request, fresh=fresh)
             if outcome.stale and call.repeat is Repeat.READ:
