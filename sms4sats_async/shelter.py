@@ -11,15 +11,22 @@ from __future__ import annotations  # anyio loads its parts when they are named:
 import math
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Generic, TypeVar, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import anyio
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 T = TypeVar("T")
 
 
 class Sheltered(Generic[T]):
-    """A piece of work, run once by :meth:`run`; ``result`` holds what it returned, for a caller that was cancelled meanwhile."""
+    """A piece of work, run once; ``result`` holds what it returned, for a caller that was cancelled meanwhile.
+
+    The work's own exception is kept in ``error``, and never raised.
+    """
 
     __slots__ = ("_finished", "_scope", "_work", "error", "result")
 
@@ -33,35 +40,15 @@ class Sheltered(Generic[T]):
     async def run(self, grace: Callable[[], float]) -> None:
         """Run the work to its end, also when the caller is cancelled meanwhile: then at most ``grace()`` seconds longer.
 
-        ``grace`` is asked at the moment of the cancellation, and may prepare the work for it. The work's own exception is kept in
-        ``error``, never raised. The caller's cancellation, and nothing else, is raised, once the work has ended.
+        ``grace`` is asked at the moment of the cancellation, and may prepare the work for it. The caller's cancellation, and nothing
+        else, is raised, once the work has ended.
         """
-        if _on_asyncio():
-            import asyncio  # noqa: PLC0415 - a loop of it is running
+        async with Crew() as crew:
+            crew.start(self)
+            await self.end(grace)
 
-            task = asyncio.ensure_future(self._run())
-            # asyncio.run ends by cancelling every task that it knows of. This one it must not know: it still waits for the caller's
-            # task, which waits for the work. This is the documented way for a task to leave the list (asyncio, "Extending").
-            asyncio._unregister_task(task)  # noqa: SLF001
-            await self._outlast(grace)
-            return
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._run)
-                await self._outlast(grace)
-        except BaseExceptionGroup as group:
-            raise one_of(group) from None
-
-    async def _run(self) -> None:
-        try:
-            with self._scope:
-                self.result = await self._work()
-        except BaseException as error:  # noqa: BLE001 - kept for the caller, so that no exception group is made of it
-            self.error = error
-        finally:
-            self._finished.set()
-
-    async def _outlast(self, grace: Callable[[], float]) -> None:
+    async def end(self, grace: Callable[[], float]) -> None:
+        """Wait for the end of the work; a cancellation of the caller is held back until then, and ends the work after ``grace()`` s."""
         try:
             await self._finished.wait()
         except anyio.get_cancelled_exc_class() as first:
@@ -74,6 +61,58 @@ class Sheltered(Generic[T]):
                     except anyio.get_cancelled_exc_class() as later:  # only a native one comes through a shield, and nobody else raises it
                         cancellation = later
             raise cancellation from None
+
+    def stop(self) -> None:
+        """Cancel the work."""
+        self._scope.cancel()
+
+    async def work(self) -> None:
+        """Do the work, in the task that a crew has for it."""
+        try:
+            with self._scope:
+                self.result = await self._work()
+        except BaseException as error:  # noqa: BLE001 - kept for the caller, so that no exception group is made of it
+            self.error = error
+        finally:
+            self._finished.set()
+
+
+class Crew:
+    """Tasks for sheltered work, while the block lasts. Whoever leaves the block sees to it that all of its work has ended."""
+
+    __slots__ = ("_nursery", "_tasks")
+
+    def __init__(self) -> None:
+        self._nursery: TaskGroup | None = None
+        self._tasks: set[object] = set()
+
+    async def __aenter__(self) -> Self:
+        if not _on_asyncio():
+            self._nursery = anyio.create_task_group()
+            await self._nursery.__aenter__()
+        return self
+
+    def start(self, work: Sheltered[Any]) -> None:
+        """Begin this work in a task of its own."""
+        if self._nursery is not None:
+            self._nursery.start_soon(work.work)
+            return
+        import asyncio  # noqa: PLC0415 - a loop of it is running
+
+        task = asyncio.ensure_future(work.work())
+        # asyncio.run ends by cancelling every task that it knows of. This one it must not know: the caller's task still waits for the
+        # work to end in its own way. This is the documented way for a task to leave the list (asyncio, "Extending").
+        asyncio._unregister_task(task)  # noqa: SLF001
+        self._tasks.add(task)  # the loop itself holds its tasks weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._nursery is None:
+            return
+        try:  # the nursery is not told of the error: it would make a group of it
+            await self._nursery.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            raise one_of(group if error is None else BaseExceptionGroup("", [error, group])) from None
 
 
 async def sheltered(work: Callable[[], Awaitable[T]], *, grace: float = math.inf) -> T:
