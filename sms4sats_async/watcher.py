@@ -2,34 +2,19 @@
 
 from __future__ import annotations  # anyio loads its parts when they are named: not at our import
 
-import copy
 import logging
-import math
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
 import anyio
 
-from sms4sats_async.client import Client, Probe, check_order_id
+from sms4sats_async.client import Client, Probe
 from sms4sats_async.errors import CancelRefused, OrderError, OrderUnresolved, Sms4SatsError
-from sms4sats_async.lifecycle import (
-    GOOD_ENDS,
-    HOLD_WINDOW,
-    PAYMENT_WINDOW,
-    Cancel,
-    End,
-    Failure,
-    Lifecycle,
-    Look,
-    Pace,
-    Rules,
-    default_pace,
-)
-from sms4sats_async.models import Order, OrderKind, OrderStatus, SmsStatus, mask
+from sms4sats_async.lifecycle import GOOD_ENDS, HOLD_WINDOW, PAYMENT_WINDOW, End, Lifecycle, Pace
+from sms4sats_async.models import Order, OrderKind, OrderStatus, SmsStatus
 from sms4sats_async.shelter import sheltered
+from sms4sats_async.steps import Terms, Watch
 from sms4sats_async.transport import ClosedError
 
 T = TypeVar("T")
@@ -83,24 +68,11 @@ class OrderWatcher:
         poll_interval: float | Pace | None = None,
         cancel_on_exit: bool = True,
     ) -> None:
-        _check_client(client)
-        self._known_age = isinstance(order, Order)
-        self.order = order if isinstance(order, Order) else _bare_order(order, kind)
-        if kind is not None and self.order.kind is not OrderKind(kind):
-            raise ValueError(f"kind is {OrderKind(kind)!r}, but the order is of kind {self.order.kind!r}")
-        rules = Rules(
-            kind=self.order.kind,
-            kind_is_guess=kind is None and not self._known_age,
-            prepaid=self.order.prepaid,
-            hold_window=None if hold_window is None else _positive("hold_window", hold_window),
-            payment_window=None if payment_window is None else _positive("payment_window", payment_window),
-            pace=_checked_pace(poll_interval),
-        )
-        self._rules = rules
+        terms = Terms(client, kind=kind, hold_window=hold_window, payment_window=payment_window, poll_interval=poll_interval)
+        self._watch: Watch = terms.watch(order)
+        self.order = self._watch.order
         self._probe = Probe(client)
         self._cancel_on_exit = cancel_on_exit
-        self._life: Lifecycle | None = None
-        self._failure: Sms4SatsError | None = None
         self._driven = False
         self._changed: anyio.Event | None = None
         self._nap: anyio.CancelScope | None = None
@@ -113,7 +85,7 @@ class OrderWatcher:
     @property
     def status(self) -> OrderStatus | None:
         """All that is known of the order, as its last status with what earlier ones said; ``None`` before the first good poll."""
-        return None if self._life is None else self._life.status
+        return self._watch.status
 
     # --- waiting ---------------------------------------------------------------------------------------------------------------
 
@@ -231,14 +203,13 @@ class OrderWatcher:
                 return
             at = self._state.allowed_at(anyio.current_time()) if when_allowed and self._state.end is None else None
             if at is None:
-                text = f"order {mask(self.order.id)}: not cancelled: {self._state.harmless(reason, self.order.id)}"
-                refused = CancelRefused(text, order_id=self.order.id, status=self.status, reason=reason)
-                raise self._caused(refused)
+                text = f"{self._watch.name}: not cancelled: {self._state.harmless(reason, self.order.id)}"
+                raise CancelRefused(text, order_id=self.order.id, status=self.status, reason=reason) from self._watch.failure
 
     async def _cancel_once(self, at: float | None) -> str | None:
         """Ask to cancel at this time, and return why it was not; ``None`` when it was."""
         answers = self._state.answers
-        self._life = self._state.wishing(anyio.current_time() if at is None else at)
+        self._watch.life = self._state.wishing(anyio.current_time() if at is None else at)
         self._wake()
         self._cancellers += 1
         try:
@@ -246,7 +217,7 @@ class OrderWatcher:
         finally:
             self._cancellers -= 1
             if not self._cancellers:
-                self._life = self._state.unwishing()
+                self._watch.life = self._state.unwishing()
         if self._state.end is None:
             return self._state.reason
         end = self._state.error(self.order.id)
@@ -254,7 +225,7 @@ class OrderWatcher:
             return None
         if self._state.end is End.CODE:
             return "the code has arrived"
-        return str(end or self._failure or "it has ended")
+        return str(end or self._watch.failure or "it has ended")
 
     async def __aenter__(self) -> Self:
         return self
@@ -277,10 +248,10 @@ class OrderWatcher:
         return left
 
     async def _left_open(self) -> str | None:
-        name = f"order {mask(self.order.id)}"
+        name = self._watch.name
         again = "watcher.order is all that is needed to watch it again"
         answers = self._state.answers
-        self._life = self._state.wishing(anyio.current_time(), tries=1, within=LEAVE_TIMEOUT)
+        self._watch.life = self._state.wishing(anyio.current_time(), tries=1, within=LEAVE_TIMEOUT)
         self._wake()
         reason: str | None = f"no answer within {LEAVE_TIMEOUT:g} s"
         with anyio.move_on_after(LEAVE_TIMEOUT):
@@ -290,7 +261,7 @@ class OrderWatcher:
             except (Sms4SatsError, RuntimeError) as problem:
                 reason = str(problem)
         if not self._cancellers:
-            self._life = self._state.unwishing()
+            self._watch.life = self._state.unwishing()
         if self._state.end is End.CODE:
             return f"{name} was left as its code arrived: the code is in watcher.status"
         if self._state.end is not None or self._state.cancel_confirmed:
@@ -302,10 +273,7 @@ class OrderWatcher:
 
     @property
     def _state(self) -> Lifecycle:
-        if self._life is None:
-            age = (datetime.now(UTC) - self.order.created_at).total_seconds() if self._known_age else None
-            self._life = Lifecycle.begin(self._rules, anyio.current_time(), age)
-        return self._life
+        return self._watch.life
 
     async def _until(self, ready: Callable[[], T | None]) -> T:
         """Drive the order until this is ready; while another task drives it, wait for what that brings."""
@@ -326,7 +294,7 @@ class OrderWatcher:
         try:
             await self._step()
         except ClosedError as closed:
-            text = f"order {mask(self.order.id)}: {closed}: watch it again with another one"
+            text = f"{self._watch.name}: {closed}: watch it again with another one"
             raise OrderUnresolved(text, order_id=self.order.id, status=self.status) from None
         finally:
             self._driven = False
@@ -337,9 +305,9 @@ class OrderWatcher:
     async def _step(self) -> None:
         now = anyio.current_time()
         before = self._state
-        self._life = before.at(now)
-        step = self._life.next(now)
-        if step is None or self._life is not before:  # time has brought an answer: somebody may wait for just that
+        self._watch.life = before.at(now)
+        step = self._state.next(now)
+        if step is None or self._state is not before:  # time has brought an answer: somebody may wait for just that
             return
         if step.at > now:
             await self._sleep(step.at)
@@ -348,58 +316,19 @@ class OrderWatcher:
         elif step.last:
             await sheltered(self._last_steps, grace=LAST_STEPS_GRACE)
         else:
-            await self._make(step)
+            await self._watch.make(step, self._probe)
 
     async def _last_steps(self) -> None:
         while True:
             now = anyio.current_time()
-            self._life = self._state.at(now)
-            step = self._life.next(now)
+            self._watch.life = self._state.at(now)
+            step = self._state.next(now)
             if step is None or not step.last:
                 return
             if step.at > now:
                 await self._sleep(step.at)
             else:
-                await self._make(step)
-
-    async def _make(self, step: Look | Cancel) -> None:
-        if isinstance(step, Look):
-            await self._look(step)
-        else:
-            await self._cancel(step)
-
-    async def _look(self, step: Look) -> None:
-        began = anyio.current_time()
-        failure = Failure("no answer in time")
-        with anyio.CancelScope(deadline=step.before):
-            try:
-                status = await self._probe.look(self.order.id)
-            except Sms4SatsError as error:
-                failure = self._failed(error)
-            else:
-                self._life = self._state.saw(status, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
-                return
-        self._life = self._state.missed(failure, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
-
-    async def _cancel(self, step: Cancel) -> None:
-        self._life = self._state.asking(anyio.current_time())
-        failure = Failure("no answer in time")
-        with anyio.CancelScope(deadline=step.before):
-            try:
-                await self._probe.cancel(self.order.id)
-            except Sms4SatsError as error:
-                failure = self._failed(error)
-            else:
-                self._life = self._state.confirmed()
-                return
-        self._life = self._state.unanswered(failure.words) if failure.refusal is None else self._state.refused(failure.words)
-
-    def _failed(self, error: Sms4SatsError) -> Failure:
-        """Keep the last failure for the end, without the frames that it came through: they hold replies alive."""
-        error.__traceback__ = None
-        self._failure = error
-        _logger.debug("order %s: %s", mask(self.order.id), error)
-        return Failure.of(error)
+                await self._watch.make(step, self._probe)
 
     async def _sleep(self, until: float) -> None:
         self._nap = anyio.CancelScope(deadline=until)
@@ -417,20 +346,14 @@ class OrderWatcher:
 
     def _raise_end(self) -> None:
         """Raise if the order came to a bad end."""
-        if self._state.end is End.REFUSED and self._failure is not None:
-            raise copy.copy(self._failure)
-        error = self._state.error(self.order.id)
+        error = self._watch.error()
         if error is not None:
-            raise self._caused(error)
+            raise error
 
     def _raise_other_end(self, text: str) -> None:
         """Raise if the order came to a good end that is not the one waited for."""
         if self._state.end is not None:
-            raise OrderError(f"order {mask(self.order.id)}: {text}", order_id=self.order.id, status=self.status)
-
-    def _caused(self, error: OrderError) -> OrderError:
-        error.__cause__ = self._failure
-        return error
+            raise OrderError(f"{self._watch.name}: {text}", order_id=self.order.id, status=self.status)
 
     def _check_kind(self, what: str, *kinds: OrderKind) -> None:
         if self._state.kind not in kinds:
@@ -447,47 +370,3 @@ class _Statuses(AsyncIterator[OrderStatus]):
     async def __anext__(self) -> OrderStatus:
         self._last = await self._following(self._last)
         return self._last
-
-
-def _check_client(client: object) -> None:
-    if not isinstance(client, Client):
-        raise TypeError(f"client must be a Client, not {type(client).__name__}")
-
-
-def _bare_order(order_id: str, kind: OrderKind | str | None) -> Order:
-    check_order_id(order_id)
-    return Order(order_id, OrderKind.receive if kind is None else OrderKind(kind))
-
-
-def _guarded(pace: Pace) -> Pace:
-    """A pace of the caller's that cannot cost a code: where it fails, the default one stands in, and the log tells."""
-
-    def guarded(status: OrderStatus, seconds_waited: float) -> float:
-        try:
-            seconds = float(pace(status, seconds_waited))
-        except Exception:
-            _logger.exception("poll_interval failed; the default pace stands in for it")
-            return default_pace(status, seconds_waited)
-        return default_pace(status, seconds_waited) if math.isnan(seconds) else seconds
-
-    return guarded
-
-
-def _positive(name: str, seconds: object) -> float:
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
-    if not seconds > 0:
-        raise ValueError(f"{name} must be positive, not {seconds}")
-    try:
-        return float(seconds)
-    except OverflowError:
-        raise ValueError(f"{name} is too large") from None
-
-
-def _checked_pace(interval: float | Pace | None) -> Pace:
-    if interval is None:
-        return default_pace
-    if callable(interval):
-        return _guarded(interval)
-    seconds = _positive("poll_interval", interval)
-    return lambda _status, _waited: seconds

@@ -1,0 +1,194 @@
+"""One order being watched: its lifecycle, and the steps that the lifecycle asks for, made with a client.
+
+What a watcher of one order and a batch of thousands have in common. Who decides when a step is made, and in which task, stands above.
+"""
+
+from __future__ import annotations  # anyio loads its parts when they are named: not at our import
+
+import copy
+import logging
+import math
+import random
+from datetime import UTC, datetime
+
+import anyio
+
+from sms4sats_async.client import Client, Probe, check_order_id
+from sms4sats_async.errors import Sms4SatsError
+from sms4sats_async.lifecycle import Cancel, End, Failure, Lifecycle, Look, Pace, Rules, default_pace
+from sms4sats_async.models import Order, OrderKind, OrderStatus, mask
+
+_logger = logging.getLogger(__name__)
+
+
+class Terms:
+    """How orders are to be watched: the arguments that all watchers have in common, checked."""
+
+    def __init__(
+        self,
+        client: object,
+        *,
+        kind: OrderKind | str | None,
+        hold_window: float | None,
+        payment_window: float | None,
+        poll_interval: float | Pace | None,
+    ) -> None:
+        if not isinstance(client, Client):
+            raise TypeError(f"client must be a Client, not {type(client).__name__}")
+        self._kind = None if kind is None else OrderKind(kind)
+        self._hold_window = None if hold_window is None else positive("hold_window", hold_window)
+        self._payment_window = None if payment_window is None else positive("payment_window", payment_window)
+        self._pace = _checked_pace(poll_interval)
+        self._rules: dict[tuple[OrderKind, bool, bool], Rules] = {}
+
+    def watch(self, order: Order | str) -> Watch:
+        """Begin to watch an order, or the order with this id.
+
+        Raises:
+            TypeError: it is neither.
+            ValueError: an empty id, or an order of another kind than the one given.
+        """
+        whole = isinstance(order, Order)
+        if not whole:
+            check_order_id(order)
+            order = Order(order, OrderKind.receive if self._kind is None else self._kind)
+        if self._kind is not None and order.kind is not self._kind:
+            raise ValueError(f"kind is {self._kind!r}, but the order is of kind {order.kind!r}")
+        what = (order.kind, self._kind is None and not whole, order.prepaid)
+        if what not in self._rules:  # one for all orders alike: there may be thousands
+            self._rules[what] = Rules(*what, self._hold_window, self._payment_window, self._pace)
+        return Watch(order, self._rules[what], age_known=whole)
+
+
+class Watch:
+    """One order being watched.
+
+    Attributes:
+        order: the order. For a bare id ``payreq`` and ``amount_sats`` are ``None``, and ``created_at`` is now.
+        failure: the last thing that went wrong; ``None`` when nothing has.
+    """
+
+    __slots__ = ("_age_known", "_life", "_rules", "failure", "order")
+
+    def __init__(self, order: Order, rules: Rules, *, age_known: bool) -> None:
+        self.order = order
+        self.failure: Sms4SatsError | None = None
+        self._age_known = age_known
+        self._rules = rules
+        self._life: Lifecycle | None = None
+
+    @property
+    def name(self) -> str:
+        """The order's name in messages and logs; its id is a secret."""
+        return f"order {mask(self.order.id)}"
+
+    @property
+    def life(self) -> Lifecycle:
+        """What is known; it begins when it is first asked for."""
+        if self._life is None:
+            age = (datetime.now(UTC) - self.order.created_at).total_seconds() if self._age_known else None
+            self._life = Lifecycle.begin(self._rules, anyio.current_time(), age)
+        return self._life
+
+    @life.setter
+    def life(self, life: Lifecycle) -> None:
+        self._life = life
+
+    @property
+    def status(self) -> OrderStatus | None:
+        """All that is known of the order, as its last status with what earlier ones said; ``None`` before the first good look."""
+        return None if self._life is None else self._life.status
+
+    def error(self) -> Sms4SatsError | None:
+        """Return the error that the order's end is, with the last failure as its cause; ``None`` for a good end, and for none."""
+        if self.life.end is End.REFUSED and self.failure is not None:
+            return copy.copy(self.failure)
+        error = self.life.error(self.order.id)
+        if error is not None:
+            error.__cause__ = self.failure
+        return error
+
+    async def make(self, step: Look | Cancel, probe: Probe) -> Sms4SatsError | None:
+        """Make a step that is due, and return what went wrong: ``None`` for an answer that says yes, and for none in the step's time.
+
+        Raises:
+            ClosedError: the client is closed.
+        """
+        return await (self._look(step, probe) if isinstance(step, Look) else self._cancel(step, probe))
+
+    async def _look(self, step: Look, probe: Probe) -> Sms4SatsError | None:
+        began = anyio.current_time()
+        failure, problem = _NO_ANSWER, None
+        with anyio.CancelScope(deadline=step.before):
+            try:
+                status = await probe.look(self.order.id)
+            except Sms4SatsError as error:
+                failure, problem = self._failed(error), error
+            else:
+                self.life = self.life.saw(status, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
+                return None
+        self.life = self.life.missed(failure, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
+        return problem
+
+    async def _cancel(self, step: Cancel, probe: Probe) -> Sms4SatsError | None:
+        self.life = self.life.asking(anyio.current_time())
+        failure, problem = _NO_ANSWER, None
+        with anyio.CancelScope(deadline=step.before):
+            try:
+                await probe.cancel(self.order.id)
+            except Sms4SatsError as error:
+                failure, problem = self._failed(error), error
+            else:
+                self.life = self.life.confirmed()
+                return None
+        self.life = self.life.unanswered(failure.words) if failure.refusal is None else self.life.refused(failure.words)
+        return problem
+
+    def _failed(self, error: Sms4SatsError) -> Failure:
+        """Keep the last failure for the end, without the frames that it came through: they hold replies alive."""
+        error.__traceback__ = None
+        self.failure = error
+        _logger.debug("%s: %s", self.name, error)
+        return Failure.of(error)
+
+
+_NO_ANSWER = Failure("no answer in time")
+
+
+def positive(name: str, number: object, unit: str = "seconds") -> float:
+    """Return a number above zero as a float.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        raise TypeError(f"{name} must be a number of {unit}, not {type(number).__name__}")
+    if not number > 0:
+        raise ValueError(f"{name} must be positive, not {number}")
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{name} is too large") from None
+
+
+def _checked_pace(interval: float | Pace | None) -> Pace:
+    if interval is None:
+        return default_pace
+    if callable(interval):
+        return _guarded(interval)
+    seconds = positive("poll_interval", interval)
+    return lambda _status, _waited: seconds
+
+
+def _guarded(pace: Pace) -> Pace:
+    """A pace of the caller's that cannot cost a code: where it fails, the default one stands in, and the log tells."""
+
+    def guarded(status: OrderStatus, seconds_waited: float) -> float:
+        try:
+            seconds = float(pace(status, seconds_waited))
+        except Exception:
+            _logger.exception("poll_interval failed; the default pace stands in for it")
+            return default_pace(status, seconds_waited)
+        return default_pace(status, seconds_waited) if math.isnan(seconds) else seconds
+
+    return guarded
