@@ -1,5 +1,6 @@
 """Receive SMS codes for Bitcoin over Lightning: an asyncio and trio client for the sms4sats HTTP API."""
 
+from sms4sats_async.batch import BatchWatcher, Outcome
 from sms4sats_async.client import Client
 from sms4sats_async.errors import (
     APIError,
@@ -35,6 +36,7 @@ from sms4sats_async.watcher import OrderWatcher
 __all__ = [
     "APIError",
     "AuthenticationError",
+    "BatchWatcher",
     "CancelRefused",
     "Client",
     "Country",
@@ -50,6 +52,7 @@ __all__ = [
     "OrderStatus",
     "OrderUnresolved",
     "OrderWatcher",
+    "Outcome",
     "OutcomeUnknown",
     "Price",
     "PriceTooHigh",

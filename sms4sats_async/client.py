@@ -88,8 +88,8 @@ class Client:
             if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
                 raise ValueError("api_key must be printable ASCII without blanks")
         _check_seconds("timeout", timeout)
-        _check_count("max_connections", max_connections)
-        _check_count("attempts", attempts)
+        check_count("max_connections", max_connections)
+        check_count("attempts", attempts)
         if on_order is not None and (not callable(on_order) or inspect.iscoroutinefunction(on_order)):
             raise TypeError("on_order must be a plain function: it is called, and not awaited")
         if transport is not None and not inspect.iscoroutinefunction(getattr(transport, "handle_async_request", None)):
@@ -264,7 +264,7 @@ class Client:
 
     async def fund(self, amount_sats: int) -> Order:
         """Order a payment into the prepaid account, in satoshis, and return it with its invoice. It costs nothing until that is paid."""
-        _check_count("amount_sats", amount_sats)
+        check_count("amount_sats", amount_sats)
         self._check_key("fund")
         return await self._place("/fund", {"amount": amount_sats}, OrderKind.fund, keyed=True)
 
@@ -344,7 +344,7 @@ class Client:
         if immediate:
             self._check_key("immediate=True")
         if max_sats is not None:
-            _check_count("max_sats", max_sats)
+            check_count("max_sats", max_sats)
 
     def _check_key(self, what: str) -> None:
         if not self._transport.has_key:
@@ -352,20 +352,29 @@ class Client:
 
 
 class Probe:
-    """What a watcher needs of a client: one look or one cancel at a time, made once, and a sleep that ends when the client is closed."""
+    """What a watcher needs of a client: one look or one cancel at a time, made once, and a sleep that ends when the client is closed.
 
-    __slots__ = ("_transport",)
+    ``repeat_stale=False`` counts every request: one that met a connection which the server had just closed is not sent again either.
+    """
 
-    def __init__(self, client: Client) -> None:
+    __slots__ = ("_repeat_stale", "_transport")
+
+    def __init__(self, client: Client, *, repeat_stale: bool = True) -> None:
         self._transport = client._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of the same room
+        self._repeat_stale = repeat_stale
+
+    @property
+    def lanes(self) -> int:
+        """How many requests can be under way at once."""
+        return self._transport.max_connections
 
     async def look(self, order_id: str) -> OrderStatus:
         """Ask for an order's status, once."""
-        return await self._transport.send(_status_call(order_id), attempts=1)
+        return await self._transport.send(_status_call(order_id), attempts=1, repeat_stale=self._repeat_stale)
 
     async def cancel(self, order_id: str) -> None:
         """Ask for an order's cancel, once."""
-        await self._transport.send(_cancel_call(order_id), attempts=1)
+        await self._transport.send(_cancel_call(order_id), attempts=1, repeat_stale=self._repeat_stale)
 
     async def nap(self, scope: anyio.CancelScope) -> None:
         """Sleep until the scope's deadline, or its cancel; raise ``ClosedError`` once the client is closed."""
@@ -399,7 +408,8 @@ def _check_text(name: str, value: object) -> None:
         raise ValueError(f"{name} must not be empty")
 
 
-def _check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
+    """Raise unless this is a positive int."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < 1:

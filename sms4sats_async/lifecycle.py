@@ -95,17 +95,19 @@ class Failure(NamedTuple):
         words: what is told to people.
         refusal: what makes two refusals the same one; ``None`` when this is no refusal of this order.
         retry_after: seconds that the server asks to wait; ``None`` when it does not.
+        too_many: the server wants fewer requests, and not for this order only.
     """
 
     words: str
     refusal: str | None = None
     retry_after: float | None = None
+    too_many: bool = False
 
     @classmethod
     def of(cls, error: Sms4SatsError) -> "Failure":
         """Sort a failure: the server's own no, or no answer at all (a time-out, a reset, an error page, too many requests)."""
         if isinstance(error, RateLimited):
-            return cls(str(error), retry_after=error.retry_after)
+            return cls(str(error), retry_after=error.retry_after, too_many=True)
         if isinstance(error, APIError) and error.status_code not in _GATEWAY_ERRORS:
             if error.reason is not None:
                 return cls(error.reason, refusal=f"{error.status_code} {error.reason}")
@@ -265,6 +267,11 @@ class Lifecycle:
     def cancel_confirmed(self) -> bool:
         """Has the server said yes to a cancel that is under way?"""
         return self.closing is not None and self.closing.answer is Answer.CONFIRMED
+
+    @property
+    def closing_window(self) -> bool:
+        """Are the last steps of a window under way?"""
+        return self.closing is not None and self.closing.window
 
     @property
     def window_end(self) -> float:

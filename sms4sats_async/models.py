@@ -73,7 +73,8 @@ def _masked(value: str | None) -> str:
     return "None" if value is None else f"'{mask(value)}'"
 
 
-def _hidden(value: str | None) -> str:
+def hidden(value: str | None) -> str:
+    """A repr that tells no more than whether there is a value."""
     return "None" if value is None else "'..'"
 
 
@@ -523,7 +524,7 @@ class OrderStatus:
     order_id: str = attrs.field(repr=_masked)
     paid: bool
     number: str | None = attrs.field(default=None, repr=_masked)
-    code: str | None = attrs.field(default=None, repr=_hidden)
+    code: str | None = attrs.field(default=None, repr=hidden)
     code_was_number: bool = False
     sms_status: SmsStatus | str | None = None
     error: str | None = attrs.field(default=None, repr=_told)

@@ -48,16 +48,16 @@ class Terms:
             TypeError: it is neither.
             ValueError: an empty id, or an order of another kind than the one given.
         """
-        whole = isinstance(order, Order)
-        if not whole:
+        age_known = isinstance(order, Order)
+        if not isinstance(order, Order):
             check_order_id(order)
             order = Order(order, OrderKind.receive if self._kind is None else self._kind)
         if self._kind is not None and order.kind is not self._kind:
             raise ValueError(f"kind is {self._kind!r}, but the order is of kind {order.kind!r}")
-        what = (order.kind, self._kind is None and not whole, order.prepaid)
+        what = (order.kind, self._kind is None and not age_known, order.prepaid)
         if what not in self._rules:  # one for all orders alike: there may be thousands
             self._rules[what] = Rules(*what, self._hold_window, self._payment_window, self._pace)
-        return Watch(order, self._rules[what], age_known=whole)
+        return Watch(order, self._rules[what], age_known=age_known)
 
 
 class Watch:
@@ -108,41 +108,41 @@ class Watch:
             error.__cause__ = self.failure
         return error
 
-    async def make(self, step: Look | Cancel, probe: Probe) -> Sms4SatsError | None:
-        """Make a step that is due, and return what went wrong: ``None`` for an answer that says yes, and for none in the step's time.
+    async def make(self, step: Look | Cancel, probe: Probe) -> Failure | None:
+        """Make a step that is due, and return how it failed; ``None`` when it did not.
 
         Raises:
             ClosedError: the client is closed.
         """
         return await (self._look(step, probe) if isinstance(step, Look) else self._cancel(step, probe))
 
-    async def _look(self, step: Look, probe: Probe) -> Sms4SatsError | None:
+    async def _look(self, step: Look, probe: Probe) -> Failure | None:
         began = anyio.current_time()
-        failure, problem = _NO_ANSWER, None
+        failure = Failure("no answer in time")
         with anyio.CancelScope(deadline=step.before):
             try:
                 status = await probe.look(self.order.id)
             except Sms4SatsError as error:
-                failure, problem = self._failed(error), error
+                failure = self._failed(error)
             else:
                 self.life = self.life.saw(status, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
                 return None
         self.life = self.life.missed(failure, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
-        return problem
+        return failure
 
-    async def _cancel(self, step: Cancel, probe: Probe) -> Sms4SatsError | None:
+    async def _cancel(self, step: Cancel, probe: Probe) -> Failure | None:
         self.life = self.life.asking(anyio.current_time())
-        failure, problem = _NO_ANSWER, None
+        failure = Failure("no answer in time")
         with anyio.CancelScope(deadline=step.before):
             try:
                 await probe.cancel(self.order.id)
             except Sms4SatsError as error:
-                failure, problem = self._failed(error), error
+                failure = self._failed(error)
             else:
                 self.life = self.life.confirmed()
                 return None
         self.life = self.life.unanswered(failure.words) if failure.refusal is None else self.life.refused(failure.words)
-        return problem
+        return failure
 
     def _failed(self, error: Sms4SatsError) -> Failure:
         """Keep the last failure for the end, without the frames that it came through: they hold replies alive."""
@@ -150,9 +150,6 @@ class Watch:
         self.failure = error
         _logger.debug("%s: %s", self.name, error)
         return Failure.of(error)
-
-
-_NO_ANSWER = Failure("no answer in time")
 
 
 def positive(name: str, number: object, unit: str = "seconds") -> float:

@@ -274,7 +274,7 @@ class Transport:
             raise ValueError("proxy: a plain http proxy on another machine would read the api_key on its way to a plain http base_url")
         self._trust_env = trust_env
         self._transport = transport
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._ssl_context: ssl.SSLContext | None = None
         self._current_loop: Callable[[], object]
         self._loop: object = None
@@ -297,8 +297,11 @@ class Transport:
 
     # --- calls -----------------------------------------------------------------------------------------------------------------
 
-    async def send(self, call: Call[T], *, attempts: int | None = None) -> T:
+    async def send(self, call: Call[T], *, attempts: int | None = None, repeat_stale: bool = True) -> T:
         """Make the call, again where that is safe, and return its value.
+
+        It is tried ``attempts`` times at the most, as often as the client was told by default. A read that met a connection which the
+        server had just closed is sent once more, and not counted, unless ``repeat_stale`` is False.
 
         Raises:
             Sms4SatsError: as :mod:`sms4sats_async.errors` describes it, with the call's order id.
@@ -311,7 +314,7 @@ class Transport:
         fresh = False
         for attempt in itertools.count(1):
             outcome = await self._attempt(call, request, fresh=fresh)
-            if outcome.stale and call.repeat is Repeat.READ:
+            if outcome.stale and repeat_stale and call.repeat is Repeat.READ:
                 # The server closed a kept connection just as we used it: no fault of anybody's, so it does not count.
                 outcome = await self._attempt(call, request, fresh=True)
             error = outcome.error
@@ -480,7 +483,7 @@ class Transport:
             from anyio.lowlevel import current_token  # noqa: PLC0415 - with its first request a client can wait for it
 
             self._current_loop, self._loop = current_token, current_token()
-            self._permits = anyio.Semaphore(self._max_connections)
+            self._permits = anyio.Semaphore(self.max_connections)
         elif self._loop != self._current_loop():
             raise RuntimeError("this client is at work in another event loop: make one client for each loop")
         return self._permits

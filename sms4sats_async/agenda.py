@@ -1,0 +1,64 @@
+"""What is due when, of many things, and how fast they may follow each other. Pure: it is told the time."""
+
+import heapq
+import itertools
+import math
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+SLACK = 0.02
+"""How many seconds a loop may be late without losing the turns that it missed: its timers are good to a millisecond or so."""
+
+
+class Agenda(Generic[T]):
+    """Things with a time from which on they are due; the earliest is taken first, the one put first of several.
+
+    Args:
+        max_rate: how many may be taken in any one second; ``None`` for as many as are due. The turns are spread evenly: what was not
+            taken for a while does not make a burst. A loop's own lateness, up to :data:`SLACK`, is caught up with, and the turns are so
+            much further apart that the promise holds all the same.
+    """
+
+    __slots__ = ("_brake", "_counter", "_ordinary", "_spacing", "_turn", "_urgent")
+
+    def __init__(self, max_rate: float | None = None) -> None:
+        self._spacing = 0.0 if max_rate is None else (1 + SLACK) / max_rate
+        self._turn = -math.inf
+        self._brake = -math.inf
+        self._ordinary: list[tuple[float, int, T]] = []
+        self._urgent: list[tuple[float, int, T]] = []
+        self._counter = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._ordinary) + len(self._urgent)
+
+    def put(self, thing: T, at: float, *, urgent: bool = False) -> None:
+        """Add a thing that is due from this time on. An urgent one goes before all others, and does not heed the brake."""
+        heapq.heappush(self._urgent if urgent else self._ordinary, (at, next(self._counter), thing))
+
+    def brake(self, until: float) -> None:
+        """Take nothing before this time but what is urgent."""
+        self._brake = max(self._brake, until)
+
+    def next_at(self) -> float:
+        """When something can be taken; infinity when there is nothing."""
+        urgent = self._urgent[0][0] if self._urgent else math.inf
+        ordinary = max(self._ordinary[0][0], self._brake) if self._ordinary else math.inf
+        return max(self._turn, min(urgent, ordinary))
+
+    def take(self, now: float) -> T:
+        """Take what is due now, :meth:`next_at` having come, and count it as a turn."""
+        self._turn = max(self._turn, now - SLACK) + self._spacing
+        return heapq.heappop(self._urgent if self._urgent and self._urgent[0][0] <= now else self._ordinary)[2]
+
+    def behind(self, now: float) -> float:
+        """By how many seconds the thing that waits longest is overdue; 0 when none is."""
+        return max(0.0, *(now - heap[0][0] for heap in (self._ordinary, self._urgent) if heap), 0.0)
+
+    def clear(self) -> list[T]:
+        """Give back everything, and forget it."""
+        things = [thing for _, _, thing in (*self._urgent, *self._ordinary)]
+        self._urgent.clear()
+        self._ordinary.clear()
+        return things
