@@ -7,10 +7,10 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import anyio
 import anyio.lowlevel
@@ -207,8 +207,7 @@ class BatchWatcher:
         try:
             await self._room()
             if isinstance(orders, AsyncIterable):
-                closing: AbstractAsyncContextManager[object] = aclosing(orders) if inspect.isasyncgen(orders) else nullcontext()
-                async with closing:
+                async with _closing(orders):
                     async for order in orders:
                         await self._feed_one(order)
             else:
@@ -426,3 +425,8 @@ def _at_once() -> float:
 def _check_orders(orders: object) -> None:
     if isinstance(orders, str | Order) or not isinstance(orders, Iterable | AsyncIterable):
         raise TypeError(f"orders must be an iterable or asynchronous iterable of orders, not {type(orders).__name__}")
+
+
+def _closing(orders: object) -> AbstractAsyncContextManager[object]:
+    """An asynchronous generator is of no use to anybody once we have begun to read it; a stream is its owner's."""
+    return aclosing(cast("AsyncGenerator[object]", orders)) if inspect.isasyncgen(orders) else nullcontext()
