@@ -561,8 +561,14 @@ class OrderStatus:
             country=_text(row.get("country")),
             service=_text(row.get("service")),
             timestamp=_moment(row.get("timestamp")),
-            raw=row,
+            raw={_STATUS_FIELDS.get(name, name): value for name, value in row.items()},
         )
+
+
+# Thousands of statuses are kept at once, and each reply brings its own copies of these names.
+_STATUS_FIELDS = {
+    name: name for name in ("status", "paid", "code", "id", "number", "timestamp", "country", "service", "error", "smsStatus")
+}
 
 
 def _sms_status(value: object) -> SmsStatus | str | None:
