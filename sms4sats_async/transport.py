@@ -60,6 +60,7 @@ _CLOSE_TIMEOUT = 5.0
 _CLOSED = "the client is closed"
 _SECRET_FIELDS = frozenset({"orderId", "phone", "message", "webhookUrl"})
 _MAX_WORDS = 300
+_NO_BODY = httpx.ByteStream(b"")
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 8.0
 
 _logger = logging.getLogger(__name__)
@@ -421,10 +422,15 @@ class Transport:
         try:
             if call.query:
                 url += "?" + "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in call.query.items())
-            request = httpx.Request(call.method, _parsed_url(url), headers=self._headers, json=call.body, extensions=self._timeouts)
+            stream = _NO_BODY if call.body is None else None  # given a stream, httpx adds no headers: there are none to add
+            request = httpx.Request(
+                call.method, _parsed_url(url), headers=self._headers, json=call.body, stream=stream, extensions=self._timeouts
+            )
         except (httpx.InvalidURL, ValueError) as error:  # half a character, thousands of digits, an id as long as a book
             raise ValueError(f"{call}: an argument cannot be sent: {type(error).__name__}") from None
-        if call.body is not None:
+        if call.body is None:
+            request.read()
+        else:
             request.stream = _Body(request.content)
         if call.path == "/cancelorder":
             request.headers["Cache-Control"] = "no-store"
