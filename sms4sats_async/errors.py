@@ -166,7 +166,10 @@ class OrderExpired(OrderError):
 
 
 class OrderUnresolved(OrderError):
-    """The window is over, or the client was closed, and the server could not be asked: watch the same order again."""
+    """It is not known how the order ends: watch it again.
+
+    Its window is over and the server could not be asked, or nobody watches it any more: the client was closed, or a batch was left.
+    """
 
 
 class OrderCancelled(OrderError):

@@ -30,11 +30,18 @@ def line_of(block: str) -> str:
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=line_of)
-def test_a_program_runs_and_prints_its_code(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = Sandbox(timeline=Timeline(paid_after=0.1, number_after=8, code_after=30, code="004217"), speed=100)
-    exec(compile(block.replace("Client()", "Client(transport=TRANSPORT)"), "README.md", "exec"), {"TRANSPORT": quick.transport()})  # noqa: S102
+def test_a_program_runs_and_prints_its_code(block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    timeline = Timeline(paid_after=0.1, number_after=8, code_after=30, code="004217")
+    quick = Sandbox(timeline=timeline, speed=100, accounts={KEY: 1_000_000})
+    monkeypatch.setenv("SMS4SATS_API_KEY", KEY)
+    for call in ("Client()", "Client(api_key"):
+        block = block.replace(call, call.replace("(", "(transport=TRANSPORT, "))
+    exec(compile(block, "README.md", "exec"), {"TRANSPORT": quick.transport()})  # noqa: S102
     shown = capsys.readouterr().out
-    assert "004217" in shown or "paid, and cancelled: True True" in shown
+    if "MockClock" in block:
+        assert "paid, and cancelled: True True" in shown
+    else:
+        assert shown.count("004217") == (100 if "BatchWatcher" in block else 1)
 
 
 async def names(client: Client) -> dict[str, Any]:
@@ -59,7 +66,7 @@ async def test_a_fragment_runs(block: str, anyio_backend_name: str, capsys: pyte
 
 
 def test_there_are_programs_and_fragments() -> None:
-    assert len(PROGRAMS) == 3
+    assert len(PROGRAMS) == 4
     assert len(FRAGMENTS) >= 6
 
 
@@ -67,6 +74,11 @@ def test_the_first_forty_lines_are_enough_to_start() -> None:
     start = "\n".join(README.splitlines()[:40])
     for needed in ("asyncio.run(main())", "trio.run(main)", "sms4sats_async demo", "-m pytest", "It is no wallet"):
         assert needed in start
+
+
+def test_the_batch_program_is_short() -> None:
+    program = next(block for block in PROGRAMS if "BatchWatcher" in block)
+    assert len(program.splitlines()) <= 15
 
 
 def test_every_call_of_the_client_is_in_the_table_with_its_signature() -> None:
@@ -100,8 +112,8 @@ def test_the_default_pace_is_the_one_of_the_table() -> None:
     waits = [int(number) for number in re.findall(r"every (\d+) s", README)]
     unpaid, paid = OrderStatus("ab", paid=False), OrderStatus("ab", paid=True)
     shown = [default_pace(unpaid, 0), default_pace(unpaid, 60), default_pace(unpaid, 120)]
-    shown += [default_pace(paid, 0), default_pace(paid, 30), default_pace(paid, 120)]
-    assert waits[:6] == shown
+    shown += [default_pace(paid, 0), default_pace(paid, 60), default_pace(paid, 120), default_pace(paid, 240)]
+    assert waits[:7] == shown
 
 
 def test_the_changelog_speaks_of_this_version() -> None:

@@ -3,13 +3,14 @@
 ``assert_type`` fails the check when a type is another one, and ``# type: ignore`` on a line without an error does too.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any, assert_type
 
 import httpx
 
 from sms4sats_async import (
+    BatchWatcher,
     Client,
     Country,
     Funding,
@@ -20,10 +21,12 @@ from sms4sats_async import (
     OrderKind,
     OrderStatus,
     OrderWatcher,
+    Outcome,
     PriceTooHigh,
     RateLimited,
     RentalCountry,
     Service,
+    Sms4SatsError,
     SmsStatus,
 )
 from sms4sats_async.sandbox import Sandbox, Timeline
@@ -69,6 +72,26 @@ async def watching(client: Client, order: Order) -> None:
             assert_type(status.sms_status, SmsStatus | str | None)
     OrderWatcher(client, "id", kind="send", hold_window=None)
     OrderWatcher(client, 5)  # type: ignore[arg-type]
+
+
+async def many(client: Client, orders: list[Order], ids: Iterator[str], stream: AsyncIterator[Order | str]) -> None:
+    async with BatchWatcher(client, orders, max_rate=50, max_watching=1_000) as batch:
+        assert_type(batch, BatchWatcher)
+        async for outcome in batch:
+            assert_type(outcome, Outcome)
+            assert_type(outcome.order, Order)
+            assert_type(outcome.code, str | None)
+            assert_type(outcome.status, OrderStatus | None)
+            assert_type(outcome.error, Sms4SatsError | None)
+        batch.add("id")
+        batch.add(orders[0])
+        batch.add(5)  # type: ignore[arg-type]
+    assert_type(batch.unread, list[Outcome])
+    assert_type(batch.watching, int)
+    assert_type(batch.behind, float)
+    BatchWatcher(client, ids, kind="send", hold_window=None, poll_interval=5)
+    BatchWatcher(client, stream, cancel_on_exit=False)
+    BatchWatcher(client, [5])  # type: ignore[list-item]
 
 
 def errors(error: OrderError) -> None:
