@@ -67,22 +67,26 @@ REFUSALS, REFUSED_FOR = 5, 60.0
 """How many times in a row, and for how many seconds at least, an order must be refused with the same words to be given up."""
 _GATEWAY_ERRORS = (502, 503, 504)
 _SENT = (SmsStatus.sent, SmsStatus.delivered)
+_MINUTE = 60.0
 
 
 def default_pace(status: OrderStatus, seconds_waited: float) -> float:
     """Return the default interval in seconds: short while a change is likely, long while it is not, 12 s at the most.
 
-    Looking costs a request, and not looking costs delay; the sum of both over an order is least when the interval is in proportion to
-    one over the square root of the rate at which codes arrive just then. Most codes arrive 30 to 120 s after the payment (docs,
-    get-order-status) and a number in the first 20 s, so that is when the interval is shortest; later a code is about twenty times less
-    likely in each second, so the interval is four to five times as long. An invoice is mostly paid in the first two minutes or not at
-    all.
+    Where an order that still waits gets its code at a rate of r a second, looking every i seconds costs 1 / i requests and r * i / 2
+    seconds of delay for each second of waiting. Whatever a request is worth, the sum is least where i is in proportion to 1 / sqrt(r).
+    Most codes come 30 to 120 s after the payment (docs, get-order-status): r is about 0.009 at first and 0.015 in the second minute, for
+    which 3 s and 2 s are right, and 3 s do for the number in the first 20 s. Later r is 0.0003, which would make 15 s; but the few late
+    codes are the longest delays, so it is 9 s, and 5 s up to the fourth minute for days on which all is slower. ``benchmarks/pace.py``
+    has the figures beside those of fixed intervals.
+
+    An invoice is mostly paid in the first two minutes or not at all.
     """
     if not status.paid:
-        return 2.0 if seconds_waited < 60 else 4.0 if seconds_waited < 120 else 12.0  # noqa: PLR2004
-    if seconds_waited < 30:  # noqa: PLR2004
-        return 3.0
-    return 2.0 if seconds_waited < 120 else 9.0  # noqa: PLR2004
+        return 2.0 if seconds_waited < _MINUTE else 4.0 if seconds_waited < 2 * _MINUTE else 12.0
+    if seconds_waited < 2 * _MINUTE:
+        return 3.0 if seconds_waited < _MINUTE else 2.0
+    return 5.0 if seconds_waited < 4 * _MINUTE else 9.0
 
 
 # --- what goes in ------------------------------------------------------------------------------------------------------------------

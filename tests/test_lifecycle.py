@@ -150,8 +150,8 @@ def test_the_default_pace_stays_between_one_and_fifteen_seconds_whatever_the_spr
 
 
 def test_the_default_pace_is_quickest_when_a_code_is_most_likely_and_slow_later() -> None:
-    paid = [default_pace(HELD, waited) for waited in (0, 29, 30, 119, 120, 1260)]
-    assert paid == [3, 3, 2, 2, 9, 9]
+    paid = [default_pace(HELD, waited) for waited in (0, 59, 60, 119, 120, 239, 240, 1260)]
+    assert paid == [3, 3, 2, 2, 5, 5, 9, 9]
     unpaid = [default_pace(UNPAID, waited) for waited in (0, 59, 60, 119, 120, 1260)]
     assert unpaid == [2, 2, 4, 4, 12, 12]
 
@@ -269,8 +269,8 @@ FAILURES: list[tuple[Sms4SatsError, Failure]] = [
     (APIError("broken", status_code=504, reason="backend"), Failure("broken")),
     (AuthenticationError("forbidden", status_code=403), Failure("forbidden", refusal="403")),
     (AuthenticationError("forbidden", status_code=401, reason="key"), Failure("key", refusal="401 key")),
-    (RateLimited("busy"), Failure("busy")),
-    (RateLimited("busy", reason="too fast", retry_after=7.0), Failure("busy", retry_after=7.0)),
+    (RateLimited("busy"), Failure("busy", too_many=True)),
+    (RateLimited("busy", reason="too fast", retry_after=7.0), Failure("busy", retry_after=7.0, too_many=True)),
     (OrderError("ended"), Failure("ended")),
     (OrderFailed("ended"), Failure("ended")),
     (OrderExpired("ended"), Failure("ended")),
