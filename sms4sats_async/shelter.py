@@ -87,7 +87,7 @@ class Crew:
         self._tasks: set[object] = set()
 
     async def __aenter__(self) -> Self:
-        if not _on_asyncio():
+        if not on_asyncio():
             self._nursery = anyio.create_task_group()
             await self._nursery.__aenter__()
         return self
@@ -141,7 +141,8 @@ def leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseExceptio
             yield inner
 
 
-def _on_asyncio() -> bool:
+def on_asyncio() -> bool:
+    """Is this task one of asyncio's?"""
     asyncio = sys.modules.get("asyncio")  # where nobody has imported it, none of its loops is running
     if asyncio is None:
         return False

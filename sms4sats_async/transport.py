@@ -40,7 +40,7 @@ from sms4sats_async.errors import (
     harmless,
     printable,
 )
-from sms4sats_async.shelter import Sheltered, one_of, sheltered
+from sms4sats_async.shelter import Sheltered, on_asyncio, one_of, sheltered
 
 AsyncBaseTransport = httpx.AsyncBaseTransport
 
@@ -278,6 +278,7 @@ class Transport:
         self.max_connections = max_connections
         self._ssl_context: ssl.SSLContext | None = None
         self._current_loop: Callable[[], object]
+        self._clock: Callable[[], float]
         self._loop: object = None
         self._permits: anyio.Semaphore | None = None
         self._free: list[_Lane] = []
@@ -370,7 +371,7 @@ class Transport:
     async def _exchange(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> None:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
         whole = False
-        flight.deadline = anyio.current_time() + self._timeout
+        flight.deadline = self._clock() + self._timeout
         try:
             with flight:
                 try:
@@ -404,6 +405,7 @@ class Transport:
             request.extensions = {**self._timeouts, "trace": _gate(outcome)}
         response = await lane.transport.handle_async_request(request)
         outcome.answered = True
+        response.headers.encoding = "latin-1"  # which httpx would else find out at each look into them
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # httpx's promise for an async transport  # noqa: S101
         whole = False
@@ -418,14 +420,10 @@ class Transport:
         return whole
 
     def _request(self, call: Call[Any]) -> httpx.Request:
-        url = self._prefix + call.path
         try:
-            if call.query:
-                url += "?" + "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in call.query.items())
+            url = _url(self._prefix + call.path, *call.query.items())
             stream = _NO_BODY if call.body is None else None  # given a stream, httpx adds no headers: there are none to add
-            request = httpx.Request(
-                call.method, _parsed_url(url), headers=self._headers, json=call.body, stream=stream, extensions=self._timeouts
-            )
+            request = httpx.Request(call.method, url, headers=self._headers, json=call.body, stream=stream, extensions=self._timeouts)
         except (httpx.InvalidURL, ValueError) as error:  # half a character, thousands of digits, an id as long as a book
             raise ValueError(f"{call}: an argument cannot be sent: {type(error).__name__}") from None
         if call.body is None:
@@ -486,9 +484,7 @@ class Transport:
 
     def _permits_of_this_loop(self) -> anyio.Semaphore:
         if self._permits is None:
-            from anyio.lowlevel import current_token  # noqa: PLC0415 - with its first request a client can wait for it
-
-            self._current_loop, self._loop = current_token, current_token()
+            self._current_loop, self._loop, self._clock = _loop_of_this_task()
             self._permits = anyio.Semaphore(self.max_connections)
         elif self._loop != self._current_loop():
             raise RuntimeError("this client is at work in another event loop: make one client for each loop")
@@ -548,6 +544,17 @@ class Transport:
         self._check_open()
 
 
+def _loop_of_this_task() -> tuple[Callable[[], object], object, Callable[[], float]]:
+    """How to tell the running loop, which it is, and its clock; each is asked at every call, and asyncio's own answers are quick."""
+    if on_asyncio():
+        import asyncio  # noqa: PLC0415 - a loop of it is running
+
+        return asyncio._get_running_loop, asyncio.get_running_loop(), asyncio.get_running_loop().time  # noqa: SLF001 - public but in name
+    from anyio.lowlevel import current_token  # noqa: PLC0415 - with its first request a client can wait for it
+
+    return current_token, current_token(), anyio.current_time
+
+
 class _Body(httpx.AsyncByteStream):
     """A request's body in one piece. httpx's own is an async generator, which a cancelled request leaves to the collector."""
 
@@ -569,9 +576,11 @@ class _Pieces(AsyncIterator[bytes]):
 
 
 @functools.lru_cache(maxsize=1024)
-def _parsed_url(url: str) -> httpx.URL:
-    """Parse an address once, not at each poll of an order."""
-    return httpx.URL(url)
+def _url(address: str, *query: tuple[str, str]) -> httpx.URL:
+    """Make an address once, not at each poll of an order."""
+    if query:
+        address += "?" + "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in query)
+    return httpx.URL(address)
 
 
 async def _close(lane: _Lane) -> None:
