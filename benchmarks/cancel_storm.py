@@ -6,7 +6,7 @@ Forty tasks share ten connections to a loopback server that answers after up to 
 40 ms: half of them through ``task.cancel()``, as ``asyncio.wait_for`` and a web framework's disconnect do, half through a cancel scope.
 On asyncio every second native cancellation is followed by another one, which breaks into the clean-up after the first: no shield of
 anyio's stops it. Every figure is taken from outside the client, most of them at the server. The exit code is 0 when the client
-survived, else 1.
+survived, else 1; the last line is JSON.
 With ``--client httpx`` the same storm goes over bare httpx, whose pool does not survive it on asyncio.
 """
 
@@ -15,14 +15,16 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
 import httpx
 
-from benchmarks._serving import StatusServer, status_server
+from benchmarks._contenders import Call, status_call
+from benchmarks._report import line_of_json
+from benchmarks._serving import CLOSING, StatusServer, status_server
 from sms4sats_async import Client
 
 LANES = 10
@@ -31,11 +33,9 @@ LONGEST_DELAY = 0.003  # seconds until the server answers
 LONGEST_PATIENCE = 0.04  # seconds until a request is cancelled; with 4 ms all would end in the queue, and none reach the server
 BETWEEN_CANCELLATIONS = 0.0005  # seconds at most, for a request that is cancelled twice
 TIMEOUT = 5.0  # seconds for one request that nobody cancels
-CLOSING = 1.0  # seconds the server may take to notice that a closed client's connections are gone
 ANSWERED = "answered"
 CANCELLED = ("cancelled natively", "cancelled by scope")
 
-Call = Callable[[str], Awaitable[object]]
 Contender = Callable[[str], AbstractAsyncContextManager[Call]]
 """Opens a client of the server at a URL, and closes it."""
 
@@ -52,11 +52,7 @@ async def bare_httpx(url: str) -> AsyncIterator[Call]:
     """Bare httpx with as many connections as there are lanes."""
     limits = httpx.Limits(max_connections=LANES, max_keepalive_connections=LANES)
     async with httpx.AsyncClient(limits=limits, timeout=TIMEOUT) as http:
-
-        async def call(order_id: str) -> object:
-            return (await http.get(f"{url}/orderstatus", params={"orderId": order_id})).json()
-
-        yield call
+        yield status_call(http, url)
 
 
 CLIENTS: dict[str, Contender] = {"sms4sats": ours, "httpx": bare_httpx}
@@ -99,7 +95,7 @@ async def storm(server: StatusServer, client: Contender, requests: int, *, seed:
         during = await _cancel_at_random(call, requests, random.Random(seed))  # noqa: S311 - a storm, not a secret
         seconds, seen = time.monotonic() - began, int(server.ask("seen"))
         after = await _all_at_once(call)
-    left = await _connections_left(server)
+    left = await server.connections_left()
     return Outcome(during=during, after=after, seen=seen, peak=int(server.ask("peak")), left=left, seconds=seconds)
 
 
@@ -173,13 +169,6 @@ async def _all_at_once(call: Call) -> Counter[str]:
     return outcomes
 
 
-async def _connections_left(server: StatusServer) -> int:
-    until = time.monotonic() + CLOSING
-    while (left := int(server.ask("open"))) and time.monotonic() < until:  # noqa: ASYNC110 - the server has no way to call
-        await anyio.sleep(0.02)
-    return left
-
-
 def main() -> int:
     """Run a storm, print what it came to, and return the exit code."""
     options = argparse.ArgumentParser(description="cancel requests at random and see what is left of the client")
@@ -199,6 +188,7 @@ def main() -> int:
     print(f"  afterwards:       {LANES} at once: {_listed(outcome.after)}")
     print(f"  at the server:    {outcome.seen} requests of the storm, {outcome.peak} connections at most, {outcome.left} left at the end")
     print("\n".join(f"  BROKEN: {complaint}" for complaint in outcome.complaints) or "  survived")
+    print(line_of_json("cancel_storm", vars(chosen), {**vars(outcome), "complaints": outcome.complaints}))
     return 1 if outcome.complaints else 0
 
 

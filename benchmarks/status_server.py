@@ -1,17 +1,19 @@
 """A fast loopback stand-in for the service, in a process of its own, that counts what a client leaves behind.
 
-    python -m benchmarks.status_server [--delay 0.003]
+    python -m benchmarks.status_server [--delay 0.003] [--tls IDENTITY.pem]
 
 The first line on stdout is the port; the process ends when its stdin closes. Every reply is built beforehand, so that the client under
 test, and not this server, is the bottleneck.
 
     /orderstatus?orderId=…            one status (tests/samples/orderstatus_number_assigned.json, 151 bytes)
     /orderstatus?orderId=together-N   the same, but held back until N of these are waiting at the same time: proof of N usable connections
-    /_open      connections open now, without the asking one
+    /_open      connections open now
     /_seen      status requests seen since the start
     /_mean      connections open at a status request: the mean since the last time this was asked
     /_peak      most connections established at once since the start, without those whose client has already closed its end
     /_cpu       CPU seconds of this process since its start
+
+A connection that asks for a figure is in none of them, from its question on.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import importlib.util
 import random
 import re
 import socket
+import ssl
 import sys
 import time
 from collections import deque
@@ -37,9 +40,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description="a loopback server that answers /orderstatus")
     options.add_argument("--delay", type=float, default=0.0, metavar="SECONDS", help="answer after a random time up to this one")
     options.add_argument("--seed", type=int, default=1, help="of the random times")
+    options.add_argument("--tls", metavar="PEM", help="speak TLS, with the key and the certificate in this file")
     chosen = options.parse_args()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(Service(chosen.delay, random.Random(chosen.seed))))  # noqa: S311 - delays, not secrets
+        runner.run(_serve(Service(chosen.delay, random.Random(chosen.seed)), _identity(chosen.tls)))  # noqa: S311 - delays, not secrets
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -49,8 +53,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _serve(service: "Service") -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(service), "127.0.0.1", 0, backlog=1024)
+def _identity(pem: str | None) -> ssl.SSLContext | None:
+    if pem is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    return context
+
+
+async def _serve(service: "Service", identity: ssl.SSLContext | None) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(service), "127.0.0.1", 0, backlog=1024, ssl=identity)
     async with server:
         print(server.sockets[0].getsockname()[1], flush=True)
         await asyncio.to_thread(sys.stdin.read)
@@ -89,7 +101,7 @@ class Service:
     def figure(self, name: str) -> str:
         """The answer to ``/_<name>``."""
         if name == "open":
-            return str(len(self.open) - 1)
+            return str(len(self.open))
         if name == "seen":
             return str(self.seen)
         if name == "peak":
@@ -150,6 +162,7 @@ class Connection(asyncio.Protocol):
         target = self._targets.popleft()
         service = self._service
         if not target.startswith(b"/orderstatus"):
+            service.open.discard(self)
             self.send(_reply(service.figure(target.decode().removeprefix("/_")).encode(), "text/plain"))
             return
         service.count_request(self)

@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from benchmarks._contenders import Call
 from benchmarks._serving import status_server
-from benchmarks.cancel_storm import ANSWERED, LANES, LONGEST_DELAY, Call, bare_httpx, ours, storm
+from benchmarks.cancel_storm import ANSWERED, LANES, LONGEST_DELAY, bare_httpx, ours, storm
 from sms4sats_async import Client
 
 pytestmark = pytest.mark.real_time

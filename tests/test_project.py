@@ -11,8 +11,8 @@ import attrs
 import pytest
 
 import sms4sats_async
-from benchmarks.import_time import cost
-from sms4sats_async import Client, OrderWatcher
+from benchmarks.imports import cost
+from sms4sats_async import BatchWatcher, Client, OrderWatcher
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +39,11 @@ SIGNATURES: dict[str, str] = {
     "OrderWatcher.sent": "",
     "OrderWatcher.cancel": "when_allowed=False",
     "OrderWatcher.__aiter__": "",
+    "BatchWatcher": "client, orders, *, kind=None, hold_window=1260.0, payment_window=1260.0, poll_interval=None, max_rate=None, "
+    "max_watching=10000, cancel_on_exit=True",
+    "BatchWatcher.add": "order",
+    "BatchWatcher.__aiter__": "",
+    "BatchWatcher.__anext__": "",
     "Order.to_dict": "",
     "Order.from_dict": "data",
 }
@@ -51,6 +56,7 @@ FIELDS: dict[str, str] = {
     "Order": "id kind payreq prepaid amount_sats created_at country service raw",
     "OrderStatus": "order_id paid number code code_was_number sms_status error activation_id country service timestamp raw",
     "History": "total_sats fundings raw",
+    "Outcome": "order code status error",
     "Funding": "amount_sats price_sats created_at description hold_invoice raw",
 }
 
@@ -83,7 +89,7 @@ def test_a_model_has_these_very_fields(name: str, fields: str) -> None:
 
 
 def test_the_public_names_are_these_and_no_others() -> None:
-    expected = {"Client", "OrderWatcher", "OrderKind", "SmsStatus", *FIELDS, *ERRORS}
+    expected = {"Client", "OrderWatcher", "BatchWatcher", "OrderKind", "SmsStatus", *FIELDS, *ERRORS}
     assert set(sms4sats_async.__all__) == expected
     assert sorted(sms4sats_async.__all__) == sms4sats_async.__all__
     with pytest.raises(AttributeError, match="nonsense"):
@@ -93,7 +99,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
 def test_every_public_name_and_method_is_documented() -> None:
     for name in sms4sats_async.__all__:
         assert inspect.getdoc(_resolve(name)), name
-    for kind in (Client, OrderWatcher):
+    for kind in (Client, OrderWatcher, BatchWatcher):
         for name, member in inspect.getmembers(kind):
             assert name.startswith("_") or inspect.getdoc(member), name
 
