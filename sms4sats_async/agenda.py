@@ -20,12 +20,12 @@ class Agenda(Generic[T]):
             much further apart that the promise holds all the same.
     """
 
-    __slots__ = ("_brake", "_counter", "_ordinary", "_spacing", "_turn", "_urgent")
+    __slots__ = ("_counter", "_ordinary", "_spacing", "_turn", "_urgent", "braked_until")
 
     def __init__(self, max_rate: float | None = None) -> None:
         self._spacing = 0.0 if max_rate is None else (1 + SLACK) / max_rate
         self._turn = -math.inf
-        self._brake = -math.inf
+        self.braked_until = -math.inf
         self._ordinary: list[tuple[float, int, T]] = []
         self._urgent: list[tuple[float, int, T]] = []
         self._counter = itertools.count()
@@ -39,12 +39,12 @@ class Agenda(Generic[T]):
 
     def brake(self, until: float) -> None:
         """Take nothing before this time but what is urgent."""
-        self._brake = max(self._brake, until)
+        self.braked_until = max(self.braked_until, until)
 
     def next_at(self) -> float:
         """When something can be taken; infinity when there is nothing."""
         urgent = self._urgent[0][0] if self._urgent else math.inf
-        ordinary = max(self._ordinary[0][0], self._brake) if self._ordinary else math.inf
+        ordinary = max(self._ordinary[0][0], self.braked_until) if self._ordinary else math.inf
         return max(self._turn, min(urgent, ordinary))
 
     def take(self, now: float) -> T:
@@ -53,8 +53,9 @@ class Agenda(Generic[T]):
         return heapq.heappop(self._urgent if self._urgent and self._urgent[0][0] <= now else self._ordinary)[2]
 
     def behind(self, now: float) -> float:
-        """By how many seconds the thing that waits longest is overdue; 0 when none is."""
-        return max(0.0, *(now - heap[0][0] for heap in (self._ordinary, self._urgent) if heap), 0.0)
+        """By how many seconds the thing that waits longest could have been taken earlier; 0 when nothing can be taken yet."""
+        ordinary = now - max(self._ordinary[0][0], self.braked_until) if self._ordinary else 0.0
+        return max(0.0, ordinary, now - self._urgent[0][0] if self._urgent else 0.0)
 
     def clear(self) -> list[T]:
         """Give back everything, and forget it."""

@@ -19,7 +19,7 @@ import attrs
 from sms4sats_async.agenda import Agenda
 from sms4sats_async.client import Client, Probe, check_count
 from sms4sats_async.errors import CancelRefused, OrderUnresolved, Sms4SatsError
-from sms4sats_async.lifecycle import FLOOR, HOLD_WINDOW, LONGEST_RETRY_AFTER, PAYMENT_WINDOW, SPREAD, Failure, Pace
+from sms4sats_async.lifecycle import FLOOR, HOLD_WINDOW, LONGEST_RETRY_AFTER, PAYMENT_WINDOW, SPREAD, Cancel, Failure, Look, Pace
 from sms4sats_async.models import Order, OrderKind, OrderStatus, hidden
 from sms4sats_async.shelter import Crew, Sheltered, sheltered
 from sms4sats_async.steps import Terms, Watch, positive
@@ -112,6 +112,9 @@ class BatchWatcher:
         self._crew: Crew | None = None
         self._fed = False
         self._leaving: anyio.CancelScope | None = None
+        self._left: list[Watch] = []
+        self._answered_at = 0.0
+        self._dismissed = False
         self._closed: ClosedError | None = None
         self._problem: Exception | None = None
         self._broken: BaseException | None = None
@@ -254,6 +257,7 @@ class BatchWatcher:
         watch: Watch | None = None
         try:
             while True:
+                watch = None
                 watch = await self._next()
                 await self._serve(watch)
         except ClosedError as closed:
@@ -271,6 +275,7 @@ class BatchWatcher:
 
     async def _next(self) -> Watch:
         """Wait until something is due, one worker at a time, and take it."""
+        await anyio.lowlevel.checkpoint()  # a transport in memory may never wait, and the others must have their turns
         async with self._lead:
             while (at := self._agenda.next_at()) > (now := anyio.current_time()):
                 self._nap = anyio.CancelScope(deadline=at)
@@ -291,7 +296,7 @@ class BatchWatcher:
         if step is not None and step.at <= now:
             code = None if watch.status is None else watch.status.code
             try:
-                self._heed(await watch.make(step, self._probe))
+                await self._make(watch, step)
             except ClosedError as closed:
                 self._finish(watch, self._unresolved(watch, _closed(closed)))
                 raise
@@ -305,13 +310,30 @@ class BatchWatcher:
                 self._yield(Outcome(watch.order, watch.status.code, watch.status))
         self._file(watch)
 
-    def _heed(self, failure: Failure | None) -> None:
-        """Slow down for all orders where the service asks one to; while the block is being left, note that it answers at all."""
+    async def _make(self, watch: Watch, step: Look | Cancel) -> None:
+        """Make a step, and slow down for all orders where the service asks one to."""
+        now, before = anyio.current_time(), watch.life
+        try:
+            failure = await watch.make(step, self._probe)
+        except anyio.get_cancelled_exc_class():
+            if self._dismissed:
+                raise
+            failure = Failure("the transport was cancelled from within")  # as a caller's own may be: no cancellation of ours
+            watch.failed(step, failure, now)
         if failure is not None and failure.too_many:
             seconds = FLOOR if failure.retry_after is None else min(failure.retry_after, LONGEST_RETRY_AFTER)
             self._agenda.brake(anyio.current_time() + seconds * (1 + random.uniform(0, SPREAD)))  # noqa: S311
-        elif self._leaving is not None and (failure is None or failure.refusal is not None):
-            self._leaving.deadline = anyio.current_time() + self._patience
+            if isinstance(step, Cancel) and not step.last:
+                watch.life = before  # it was not done, and it is asked for again
+        elif failure is None or failure.refusal is not None:
+            self._answered_at = anyio.current_time()
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        """While the block is being left: give up when no answer came for a while. Waiting as the service asks does not count, once."""
+        if self._leaving is not None:
+            waiting = min(self._agenda.braked_until, self._answered_at + (1 + SPREAD) * LONGEST_RETRY_AFTER)
+            self._leaving.deadline = max(self._answered_at, waiting) + self._patience
 
     def _file(self, watch: Watch) -> None:
         """Put an order onto the agenda; or, when nothing more is to be done about it, its outcome among the outcomes."""
@@ -330,7 +352,7 @@ class BatchWatcher:
             watch.life = watch.life.wishing(now)
         step = watch.life.next(now)
         assert step is not None  # it has not ended  # noqa: S101
-        self._agenda.put(watch, step.at, urgent=watch.life.closing_window)
+        self._agenda.put(watch, step.at, urgent=watch.life.closing is not None)  # what was begun is seen through
         if self._nap is not None and step.at < self._nap.deadline:
             self._nap.cancel()
 
@@ -342,6 +364,8 @@ class BatchWatcher:
     def _finish(self, watch: Watch, error: Sms4SatsError | None) -> None:
         if self._watches.pop(watch.order.id, None) is None:  # finished before: see what Ctrl-C does in _work()
             return
+        if self._leaving is not None and isinstance(error, OrderUnresolved | CancelRefused):
+            self._left.append(watch)
         status = watch.status
         self._yield(Outcome(watch.order, None if status is None or error is not None else status.code, status, error))
 
@@ -356,15 +380,16 @@ class BatchWatcher:
 
     async def _leave(self) -> str | None:
         """Cancel what is open while the service answers, end all tasks, and return what a person should know."""
-        before = len(self._unread)
+        self._answered_at = anyio.current_time()
         self._leaving = anyio.CancelScope()
         self._feeder.stop()
         await self._feeder.end(_at_once)
         self._file_all()
-        self._leaving.deadline = anyio.current_time() + self._patience
+        self._be_patient()
         with self._leaving:
             while self._watches:
                 await self._change()
+        self._dismissed = True
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
@@ -373,7 +398,7 @@ class BatchWatcher:
             watch.life = watch.life.at(math.inf)
             error = watch.error() or self._left_open(watch) or self._unresolved(watch, f"left open: no answer for {LEAVE_TIMEOUT:g} s")
             self._finish(watch, error)
-        return self._told(list(self._unread)[before:])
+        return self._told()
 
     def _left_open(self, watch: Watch) -> OrderUnresolved | CancelRefused | None:
         """The error of an order that is left as it is; ``None`` when it is to be cancelled."""
@@ -387,12 +412,13 @@ class BatchWatcher:
         refused.__cause__ = watch.failure
         return refused
 
-    def _told(self, outcomes: list[Outcome]) -> str | None:
+    def _told(self) -> str | None:
         """Log and return what a person should know of how the block was left."""
-        open_ = sum(isinstance(outcome.error, OrderUnresolved | CancelRefused) for outcome in outcomes)
+        free = sum(watch.life.cancellable for watch in self._left)
         codes = sum(outcome.code is not None for outcome in self._unread)
         parts = [
-            f"{open_} orders are left open, and what was paid for them comes back 21 minutes after the payment" if open_ else "",
+            f"{len(self._left)} orders are left open" if self._left else "",
+            f"what was paid for {free} of them comes back 21 minutes after the payment" if free else "",
             f"{codes} codes were not read" if codes else "",
         ]
         if not any(parts):

@@ -123,28 +123,38 @@ class Watch:
             try:
                 status = await probe.look(self.order.id)
             except Sms4SatsError as error:
-                failure = self._failed(error)
+                failure = self._heard(error)
             else:
                 self.life = self.life.saw(status, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
                 return None
-        self.life = self.life.missed(failure, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
+        self.failed(step, failure, began)
         return failure
 
     async def _cancel(self, step: Cancel, probe: Probe) -> Failure | None:
-        self.life = self.life.asking(anyio.current_time())
+        began = anyio.current_time()
+        self.life = self.life.asking(began)
         failure = Failure("no answer in time")
         with anyio.CancelScope(deadline=step.before):
             try:
                 await probe.cancel(self.order.id)
             except Sms4SatsError as error:
-                failure = self._failed(error)
+                failure = self._heard(error)
             else:
                 self.life = self.life.confirmed()
                 return None
-        self.life = self.life.unanswered(failure.words) if failure.refusal is None else self.life.refused(failure.words)
+        self.failed(step, failure, began)
         return failure
 
-    def _failed(self, error: Sms4SatsError) -> Failure:
+    def failed(self, step: Look | Cancel, failure: Failure, began: float) -> None:
+        """Note that a step failed, which began at this time."""
+        if isinstance(step, Look):
+            self.life = self.life.missed(failure, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
+        elif failure.refusal is None:
+            self.life = self.life.unanswered(failure.words)
+        else:
+            self.life = self.life.refused(failure.words)
+
+    def _heard(self, error: Sms4SatsError) -> Failure:
         """Keep the last failure for the end, without the frames that it came through: they hold replies alive."""
         error.__traceback__ = None
         self.failure = error
