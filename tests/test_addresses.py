@@ -4,6 +4,7 @@ import os
 import re
 import ssl
 import sys
+import urllib.parse
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sms4sats_async import Client
-from sms4sats_async.transport import _choose_proxy, _is_loopback, _proxy, _reads_along, parse_base_url
+from sms4sats_async.transport import _choose_proxy, _is_loopback, _proxy, _reads_along, parse_base_url, with_query
 
 
 @pytest.fixture(autouse=True)
@@ -306,3 +307,43 @@ def test_a_key_is_not_sent_in_the_clear_through_another_machine(
     else:
         with pytest.raises(ValueError, match="would read the api_key"):
             Client(api_key="sk-key", base_url=base_url)
+
+
+# --- the query ---------------------------------------------------------------------------------------------------------------------
+
+ENDPOINTS = ["https://api2.sms4sats.com/orderstatus", "http://[::1]:8000/v1/orderstatus", "https://b%C3%BCcher.example:8443/a%20b/c"]
+
+
+@given(endpoint=st.sampled_from(ENDPOINTS), text=st.text(max_size=700))
+def test_an_address_with_a_query_is_the_one_that_httpx_would_parse(endpoint: str, text: str) -> None:
+    query = "orderId=" + urllib.parse.quote(text, safe="", errors="replace")
+    quick, parsed = with_query(httpx.URL(endpoint), query), httpx.URL(f"{endpoint}?{query}")
+    assert quick == parsed
+    assert (str(quick), quick.raw_path, quick.query, quick.params) == (str(parsed), parsed.raw_path, parsed.query, parsed.params)
+    assert (quick.host, quick.port, quick.raw_host, quick.netloc) == (parsed.host, parsed.port, parsed.raw_host, parsed.netloc)
+
+
+def test_the_address_that_is_built_upon_stays_as_it_is() -> None:
+    endpoint = httpx.URL(ENDPOINTS[0])
+    assert str(with_query(endpoint, "orderId=1")) == f"{ENDPOINTS[0]}?orderId=1"
+    assert str(endpoint) == ENDPOINTS[0]
+
+
+def test_an_httpx_that_keeps_its_parts_in_another_way_is_asked_to_parse() -> None:
+    class WithoutParts:
+        def __str__(self) -> str:
+            return ENDPOINTS[0]
+
+    class Stubborn(type(httpx.URL("")._uri_reference)):  # type: ignore[misc]
+        def _replace(self, **_: object) -> "Stubborn":
+            return self
+
+    stubborn = httpx.URL(ENDPOINTS[0])
+    stubborn._uri_reference = Stubborn(*stubborn._uri_reference)
+    for endpoint in (WithoutParts(), stubborn):
+        assert str(with_query(endpoint, "orderId=1")) == f"{ENDPOINTS[0]}?orderId=1"  # type: ignore[arg-type]
+
+
+def test_a_query_as_long_as_a_book_is_still_refused() -> None:
+    with pytest.raises(httpx.InvalidURL):
+        with_query(httpx.URL(ENDPOINTS[0]), "orderId=" + "1" * 100_000)
