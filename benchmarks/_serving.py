@@ -78,13 +78,13 @@ def status_server(*, delay: float = 0.0, tls: bool = False) -> Iterator[StatusSe
             identity, authorities = _certificate(Path(stack.enter_context(TemporaryDirectory())))
             stack.enter_context(_environment("SSL_CERT_FILE", authorities))
             command += ["--tls", identity]
-        process = stack.enter_context(_running(command))
+        process = stack.enter_context(running(command))
         assert process.stdout is not None
         yield StatusServer(int(process.stdout.readline()), authorities)
 
 
 @contextmanager
-def _running(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
+def running(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1], text=True)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -11,10 +11,12 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmarks._contenders import AIOHTTP_DECODING, CONTENDERS, HTTPX, OURS, OURS_OVER_AIOHTTP
 from benchmarks._report import spread
 from benchmarks.per_request import measure
+from benchmarks.scale import cpu_ratios, memory_per_order
 
 ROUNDS = 9
 AGAIN = 2  # times that as many rounds are taken again
@@ -69,6 +71,11 @@ def cpu_per_call(name: str, beside: str, *, calls: int = 400) -> Ratios:
     return ratios
 
 
+def growth(kind: Literal["batch", "single"]) -> Ratios:
+    """CPU time per poll with 10,000 watched orders over that with 100, nobody idling."""
+    return lambda rounds: cpu_ratios(kind, rounds=rounds)
+
+
 CHECKS = (
     Check("CPU per call: our lanes / bare httpx", 0.25, cpu_per_call(OURS, HTTPX)),
     Check("CPU per call: ours over aiohttp / bare httpx", 0.13, cpu_per_call(OURS_OVER_AIOHTTP, HTTPX)),
@@ -77,6 +84,9 @@ CHECKS = (
         1.7,
         cpu_per_call(OURS_OVER_AIOHTTP, AIOHTTP_DECODING, calls=2000),  # both are fast: a round of 400 would be short, and so noisy
     ),
+    Check("CPU per poll in a batch: 10,000 orders / 100", 1.15, growth("batch")),
+    Check("CPU per poll of single watchers: 10,000 orders / 100", 1.15, growth("single")),
+    Check("memory per order in a batch / 2 KiB", 1.0, lambda _: [memory_per_order() / 2048]),
 )
 
 
