@@ -19,7 +19,18 @@ import attrs
 from sms4sats_async.agenda import Agenda
 from sms4sats_async.client import Client, Probe, check_count
 from sms4sats_async.errors import CancelRefused, OrderUnresolved, Sms4SatsError
-from sms4sats_async.lifecycle import FLOOR, HOLD_WINDOW, LONGEST_RETRY_AFTER, PAYMENT_WINDOW, SPREAD, Cancel, Failure, Look, Pace
+from sms4sats_async.lifecycle import (
+    FLOOR,
+    HOLD_WINDOW,
+    LONGEST_BACKOFF,
+    LONGEST_RETRY_AFTER,
+    PAYMENT_WINDOW,
+    SPREAD,
+    Cancel,
+    Failure,
+    Look,
+    Pace,
+)
 from sms4sats_async.models import Order, OrderKind, OrderStatus, hidden
 from sms4sats_async.shelter import Crew, Sheltered, sheltered
 from sms4sats_async.steps import Terms, Watch, positive
@@ -82,7 +93,8 @@ class BatchWatcher:
         max_watching: how many orders are watched at once, outcomes that nobody has read yet included, before ``orders`` has to wait.
         cancel_on_exit: False to leave open orders alone when the block is left. A window's end cancels all the same.
 
-    "Too many requests" slows the whole batch, for as long as the service asks (60 s at most), but for last steps under way.
+    "Too many requests" slows the whole batch, for as long as the service asks (60 s at most; 1, 2, 4 ... 30 s where it names no time),
+    but for last steps under way.
     """
 
     def __init__(
@@ -115,6 +127,7 @@ class BatchWatcher:
         self._left: list[Watch] = []
         self._answered_at = 0.0
         self._dismissed = False
+        self._in_vain = 0
         self._closed: ClosedError | None = None
         self._problem: Exception | None = None
         self._broken: BaseException | None = None
@@ -321,13 +334,22 @@ class BatchWatcher:
             failure = Failure("the transport was cancelled from within")  # as a caller's own may be: no cancellation of ours
             watch.failed(step, failure, now)
         if failure is not None and failure.too_many:
-            seconds = FLOOR if failure.retry_after is None else min(failure.retry_after, LONGEST_RETRY_AFTER)
-            self._agenda.brake(anyio.current_time() + seconds * (1 + random.uniform(0, SPREAD)))  # noqa: S311
+            self._slow_down(0.0 if failure.retry_after is None else failure.retry_after)
             if isinstance(step, Cancel) and not step.last:
                 watch.life = before  # it was not done, and it is asked for again
         elif failure is None or failure.refusal is not None:
             self._answered_at = anyio.current_time()
+            self._in_vain = 0
         self._be_patient()
+
+    def _slow_down(self, retry_after: float) -> None:
+        """Brake for as long as the service asks; where it names no time, for 1, 2, 4 ... 30 s, until it answers again."""
+        now = anyio.current_time()
+        if now >= self._agenda.braked_until:  # what was under way together counts once
+            self._in_vain += 1
+        unasked = min(LONGEST_BACKOFF, FLOOR * 2.0 ** min(self._in_vain - 1, 10))
+        seconds = min(retry_after, LONGEST_RETRY_AFTER) if retry_after >= FLOOR else unasked
+        self._agenda.brake(now + seconds * (1 + random.uniform(0, SPREAD)))  # noqa: S311
 
     def _be_patient(self) -> None:
         """While the block is being left: give up when no answer came for a while. Waiting as the service asks does not count, once."""
