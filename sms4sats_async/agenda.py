@@ -9,6 +9,8 @@ T = TypeVar("T")
 
 SLACK = 0.02
 """How many seconds a loop may be late without losing the turns that it missed: its timers are good to a millisecond or so."""
+MARGIN = 0.03
+"""How many seconds sooner than another a request may get through, without there being too many in a second where they arrive."""
 
 
 class Agenda(Generic[T]):
@@ -17,14 +19,18 @@ class Agenda(Generic[T]):
     Args:
         max_rate: how many may be taken in any one second; ``None`` for as many as are due. The turns are spread evenly: what was not
             taken for a while does not make a burst. A loop's own lateness, up to :data:`SLACK`, is caught up with, and the turns are so
-            much further apart that the promise holds all the same.
+            much further apart (with the :data:`MARGIN`, 5 %) that the promise holds all the same.
+
+    Attributes:
+        turn: when the next turn comes.
+        braked_until: nothing but what is urgent is taken before.
     """
 
-    __slots__ = ("_counter", "_ordinary", "_spacing", "_turn", "_urgent", "braked_until")
+    __slots__ = ("_counter", "_ordinary", "_spacing", "_urgent", "braked_until", "turn")
 
     def __init__(self, max_rate: float | None = None) -> None:
-        self._spacing = 0.0 if max_rate is None else (1 + SLACK) / max_rate
-        self._turn = -math.inf
+        self._spacing = 0.0 if max_rate is None else (1 + SLACK + MARGIN) / max_rate
+        self.turn = -math.inf
         self.braked_until = -math.inf
         self._ordinary: list[tuple[float, int, T]] = []
         self._urgent: list[tuple[float, int, T]] = []
@@ -45,12 +51,16 @@ class Agenda(Generic[T]):
         """When something can be taken; infinity when there is nothing."""
         urgent = self._urgent[0][0] if self._urgent else math.inf
         ordinary = max(self._ordinary[0][0], self.braked_until) if self._ordinary else math.inf
-        return max(self._turn, min(urgent, ordinary))
+        return max(self.turn, min(urgent, ordinary))
 
     def take(self, now: float) -> T:
         """Take what is due now, :meth:`next_at` having come, and count it as a turn."""
-        self._turn = max(self._turn, now - SLACK) + self._spacing
+        self.count(now)
         return heapq.heappop(self._urgent if self._urgent and self._urgent[0][0] <= now else self._ordinary)[2]
+
+    def count(self, now: float) -> None:
+        """Take a turn: :attr:`turn` having come."""
+        self.turn = max(self.turn, now - SLACK) + self._spacing
 
     def behind(self, now: float) -> float:
         """By how many seconds the thing that waits longest could have been taken earlier; 0 when nothing can be taken yet."""

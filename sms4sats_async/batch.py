@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from sms4sats_async.agenda import Agenda
+from sms4sats_async.agenda import SLACK, Agenda
 from sms4sats_async.client import Client, Probe, check_count
 from sms4sats_async.errors import CancelRefused, OrderUnresolved, Sms4SatsError
 from sms4sats_async.lifecycle import (
@@ -114,7 +114,10 @@ class BatchWatcher:
         _check_orders(orders)
         check_count("max_watching", max_watching)
         self._agenda: Agenda[Watch] = Agenda(None if max_rate is None else positive("max_rate", max_rate, "requests per second"))
-        self._probe = Probe(client, repeat_stale=max_rate is None)
+        self._client = client
+        self._probe = Probe(client)
+        self._lanes = self._probe.lanes
+        self._paced = max_rate is not None
         self._patience = LEAVE_TIMEOUT + (0.0 if max_rate is None else 1 / max_rate)
         self._orders = orders
         self._max_watching = max_watching
@@ -126,6 +129,7 @@ class BatchWatcher:
         self._leaving: anyio.CancelScope | None = None
         self._left: list[Watch] = []
         self._answered_at = 0.0
+        self._placed_before = 0
         self._dismissed = False
         self._in_vain = 0
         self._closed: ClosedError | None = None
@@ -196,24 +200,36 @@ class BatchWatcher:
         if self._crew is not None:
             raise RuntimeError("a BatchWatcher can be entered once")
         self._lead = anyio.Lock(fast_acquire=True)
+        self._feeder = Sheltered(self._feed, loud=True)
+        self._workers = [Sheltered(self._work, loud=True) for _ in range(self._lanes)]
         self._crew = await Crew().__aenter__()
-        self._feeder = Sheltered(self._feed)
-        self._workers = [Sheltered(self._work) for _ in range(self._probe.lanes)]
         for work in (self._feeder, *self._workers):
             self._crew.start(work)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Cancel what is still open; what comes of it is in :attr:`unread`, and logged where a person should know."""
+        """Cancel what is still open; what comes of it is in :attr:`unread`, and logged where a person should know.
+
+        Raises:
+            Exception: what ``orders`` raised, if no iteration did so and the block itself has raised nothing.
+        """
         assert self._crew is not None  # the block was entered  # noqa: S101
         try:
-            left = await sheltered(self._leave)
-        finally:
-            await self._crew.__aexit__(kind, error, traceback)
-        if error is not None and left is not None:
-            error.add_note(left)
-        if self._broken is not None and error is None:
+            await sheltered(self._leave)
+        finally:  # also when Ctrl-C has struck in there
+            self._dismiss()
+            try:
+                await self._crew.__aexit__(kind, error, traceback)
+            finally:
+                notes = self._abandon()
+        if error is not None:
+            for note in notes:
+                error.add_note(note)
+        elif self._broken is not None:
             raise self._broken
+        elif self._problem is not None:
+            problem, self._problem = self._problem, None
+            raise problem
 
     # --- taking orders ---------------------------------------------------------------------------------------------------------
 
@@ -236,7 +252,7 @@ class BatchWatcher:
         except Exception as problem:  # noqa: BLE001 - theirs: raised when all the orders have ended that were taken
             self._spoilt("orders", problem)
         except BaseException as broken:
-            self._broken = broken
+            self._broken = self._broken or broken
             raise
         finally:
             self._fed = True
@@ -261,18 +277,30 @@ class BatchWatcher:
             self._file(watch)
 
     def _spoilt(self, what: str, problem: Exception) -> None:
-        _logger.warning("%s could not be taken: %s", what, type(problem).__name__)
+        words = str(problem) if isinstance(problem, Sms4SatsError) else type(problem).__name__  # ours tell no secret
+        _logger.warning("%s could not be taken: %s", what, words)
         self._problem = self._problem or problem
 
     # --- working ---------------------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
+        turn = -math.inf
+
+        async def departing() -> None:
+            """A request is about to leave: in the turn that it was given, if that has just come, else in a new one."""
+            nonlocal turn
+            if anyio.current_time() > turn + SLACK:
+                await self._turn()
+            turn = -math.inf
+
+        probe = Probe(self._client, departing=departing if self._paced else None)
         watch: Watch | None = None
         try:
             while True:
                 watch = None
                 watch = await self._next()
-                await self._serve(watch)
+                turn = anyio.current_time()
+                await self._serve(watch, probe)
         except ClosedError as closed:
             self._closed = closed
             self._feeder.stop()
@@ -280,11 +308,17 @@ class BatchWatcher:
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as broken:  # Ctrl-C strikes where it likes; anything else must not leave the reader waiting for ever
-            self._broken = broken
+            self._broken = self._broken or broken
             if watch is not None:
                 self._agenda.put(watch, anyio.current_time())
             self._tell()
             raise
+
+    async def _turn(self) -> None:
+        """Wait for one more turn, and take it."""
+        while (at := self._agenda.turn) > (now := anyio.current_time()):
+            await self._probe.nap(anyio.CancelScope(deadline=at))
+        self._agenda.count(now)
 
     async def _next(self) -> Watch:
         """Wait until something is due, one worker at a time, and take it."""
@@ -301,7 +335,7 @@ class BatchWatcher:
                 _logger.warning("polls are %.0f s late: max_rate or max_connections is low for %d orders", behind, self.watching)
             return self._agenda.take(now)
 
-    async def _serve(self, watch: Watch) -> None:
+    async def _serve(self, watch: Watch, probe: Probe) -> None:
         """Make the step that is due for this order, and note what comes next."""
         now = anyio.current_time()
         watch.life = watch.life.at(now)
@@ -309,7 +343,7 @@ class BatchWatcher:
         if step is not None and step.at <= now:
             code = None if watch.status is None else watch.status.code
             try:
-                await self._make(watch, step)
+                await self._make(watch, step, probe)
             except ClosedError as closed:
                 self._finish(watch, self._unresolved(watch, _closed(closed)))
                 raise
@@ -323,16 +357,18 @@ class BatchWatcher:
                 self._yield(Outcome(watch.order, watch.status.code, watch.status))
         self._file(watch)
 
-    async def _make(self, watch: Watch, step: Look | Cancel) -> None:
+    async def _make(self, watch: Watch, step: Look | Cancel, probe: Probe) -> None:
         """Make a step, and slow down for all orders where the service asks one to."""
         now, before = anyio.current_time(), watch.life
         try:
-            failure = await watch.make(step, self._probe)
+            failure = await watch.make(step, probe)
         except anyio.get_cancelled_exc_class():
             if self._dismissed:
                 raise
             failure = Failure("the transport was cancelled from within")  # as a caller's own may be: no cancellation of ours
             watch.failed(step, failure, now)
+        if watch.failure is not None:
+            watch.failure.__cause__ = None  # its words name the ground; thousands of chains of causes are many
         if failure is not None and failure.too_many:
             self._slow_down(0.0 if failure.retry_after is None else failure.retry_after)
             if isinstance(step, Cancel) and not step.last:
@@ -400,27 +436,56 @@ class BatchWatcher:
 
     # --- leaving ---------------------------------------------------------------------------------------------------------------
 
-    async def _leave(self) -> str | None:
-        """Cancel what is open while the service answers, end all tasks, and return what a person should know."""
+    async def _leave(self) -> None:
+        """Cancel what is open while the service answers, those that are paid first; then end all tasks."""
         self._answered_at = anyio.current_time()
+        self._placed_before = len(self._client.orphaned_orders)
         self._leaving = anyio.CancelScope()
         self._feeder.stop()
-        await self._feeder.end(_at_once)
-        self._file_all()
+        for watch in self._watches.values():
+            if watch.looking is not None and watch.life.closing is None:
+                watch.looking.cancel()  # it may hang, and its order is to be cancelled now
+        waiting = sorted(self._agenda.clear(), key=lambda watch: watch.life.paid_at is None)
+        for number, watch in enumerate(waiting):
+            self._file(watch)
+            if number % 100 == 0:
+                await anyio.lowlevel.checkpoint()
         self._be_patient()
         with self._leaving:
-            while self._watches:
+            while self._watches or not self._fed:
                 await self._change()
+        self._dismiss()
+        for work in (*self._workers, self._feeder):
+            await work.end(_at_once)
+
+    def _dismiss(self) -> None:
+        """End all tasks."""
         self._dismissed = True
-        for worker in self._workers:
-            worker.stop()
-        for worker in self._workers:
-            await worker.end(_at_once)
+        for work in (*self._workers, self._feeder):
+            work.stop()
+
+    def _abandon(self) -> list[str]:
+        """Give an outcome to each order that is still open; log and return what a person should know of how the block was left."""
         for watch in list(self._watches.values()):
             watch.life = watch.life.at(math.inf)
             error = watch.error() or self._left_open(watch) or self._unresolved(watch, f"left open: no answer for {LEAVE_TIMEOUT:g} s")
             self._finish(watch, error)
-        return self._told()
+        free = sum(watch.life.cancellable for watch in self._left)
+        codes = sum(outcome.code is not None for outcome in self._unread)
+        placed = len(self._client.orphaned_orders) - self._placed_before
+        parts = [
+            f"{len(self._left)} orders are left open" if self._left else "",
+            f"what was paid for {free} of them comes back 21 minutes after the payment" if free else "",
+            f"{codes} codes were not read" if codes else "",
+        ]
+        told = [f"{'; '.join(part for part in parts if part)}: see batch.unread"] if any(parts) else []
+        if placed > 0:
+            told.append(f"{placed} orders were placed meanwhile: see client.orphaned_orders")
+        for words in told:
+            _logger.warning("%s", words)
+        if self._problem is not None:
+            told.append(f"before that, orders raised {type(self._problem).__name__}: {self._problem}")
+        return told
 
     def _left_open(self, watch: Watch) -> OrderUnresolved | CancelRefused | None:
         """The error of an order that is left as it is; ``None`` when it is to be cancelled."""
@@ -433,21 +498,6 @@ class BatchWatcher:
         refused = CancelRefused(text, order_id=watch.order.id, status=watch.status, reason=reason)
         refused.__cause__ = watch.failure
         return refused
-
-    def _told(self) -> str | None:
-        """Log and return what a person should know of how the block was left."""
-        free = sum(watch.life.cancellable for watch in self._left)
-        codes = sum(outcome.code is not None for outcome in self._unread)
-        parts = [
-            f"{len(self._left)} orders are left open" if self._left else "",
-            f"what was paid for {free} of them comes back 21 minutes after the payment" if free else "",
-            f"{codes} codes were not read" if codes else "",
-        ]
-        if not any(parts):
-            return None
-        told = f"{'; '.join(part for part in parts if part)}: see batch.unread"
-        _logger.warning("%s", told)
-        return told
 
     # --- telling ---------------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations  # anyio loads its parts when they are named:
 import inspect
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -354,14 +354,14 @@ class Client:
 class Probe:
     """What a watcher needs of a client: one look or one cancel at a time, made once, and a sleep that ends when the client is closed.
 
-    ``repeat_stale=False`` counts every request: one that met a connection which the server had just closed is not sent again either.
+    ``departing`` is awaited whenever a request is about to leave, with its connection at hand.
     """
 
-    __slots__ = ("_repeat_stale", "_transport")
+    __slots__ = ("_departing", "_transport")
 
-    def __init__(self, client: Client, *, repeat_stale: bool = True) -> None:
+    def __init__(self, client: Client, *, departing: Callable[[], Awaitable[None]] | None = None) -> None:
         self._transport = client._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of the same room
-        self._repeat_stale = repeat_stale
+        self._departing = departing
 
     @property
     def lanes(self) -> int:
@@ -370,11 +370,11 @@ class Probe:
 
     async def look(self, order_id: str) -> OrderStatus:
         """Ask for an order's status, once."""
-        return await self._transport.send(_status_call(order_id), attempts=1, repeat_stale=self._repeat_stale)
+        return await self._transport.send(_status_call(order_id), attempts=1, departing=self._departing)
 
     async def cancel(self, order_id: str) -> None:
         """Ask for an order's cancel, once."""
-        await self._transport.send(_cancel_call(order_id), attempts=1, repeat_stale=self._repeat_stale)
+        await self._transport.send(_cancel_call(order_id), attempts=1, departing=self._departing)
 
     async def nap(self, scope: anyio.CancelScope) -> None:
         """Sleep until the scope's deadline, or its cancel; raise ``ClosedError`` once the client is closed."""

@@ -25,13 +25,15 @@ T = TypeVar("T")
 class Sheltered(Generic[T]):
     """A piece of work, run once; ``result`` holds what it returned, for a caller that was cancelled meanwhile.
 
-    The work's own exception is kept in ``error``, and never raised.
+    The work's own exception is kept in ``error``, and not raised; but a ``KeyboardInterrupt`` or its like is, where nobody waits for the
+    work just now and may never ask (``loud``).
     """
 
-    __slots__ = ("_finished", "_scope", "_work", "error", "result")
+    __slots__ = ("_finished", "_loud", "_scope", "_work", "error", "result")
 
-    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, work: Callable[[], Awaitable[T]], *, loud: bool = False) -> None:
         self._work = work
+        self._loud = loud
         self._finished = anyio.Event()
         self._scope = anyio.CancelScope(shield=True)
         self.result: T | None = None
@@ -71,8 +73,10 @@ class Sheltered(Generic[T]):
         try:
             with self._scope:
                 self.result = await self._work()
-        except BaseException as error:  # noqa: BLE001 - kept for the caller, so that no exception group is made of it
+        except BaseException as error:  # kept for the caller, so that no exception group is made of it
             self.error = error
+            if self._loud and not isinstance(error, Exception | anyio.get_cancelled_exc_class()):
+                raise
         finally:
             self._finished.set()
 

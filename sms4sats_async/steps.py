@@ -66,13 +66,15 @@ class Watch:
     Attributes:
         order: the order. For a bare id ``payreq`` and ``amount_sats`` are ``None``, and ``created_at`` is now.
         failure: the last thing that went wrong; ``None`` when nothing has.
+        looking: the scope of the look that is under way; ``None`` when none is.
     """
 
-    __slots__ = ("_age_known", "_life", "_rules", "failure", "order")
+    __slots__ = ("_age_known", "_life", "_rules", "failure", "looking", "order")
 
     def __init__(self, order: Order, rules: Rules, *, age_known: bool) -> None:
         self.order = order
         self.failure: Sms4SatsError | None = None
+        self.looking: anyio.CancelScope | None = None
         self._age_known = age_known
         self._rules = rules
         self._life: Lifecycle | None = None
@@ -119,7 +121,8 @@ class Watch:
     async def _look(self, step: Look, probe: Probe) -> Failure | None:
         began = anyio.current_time()
         failure = Failure("no answer in time")
-        with anyio.CancelScope(deadline=step.before):
+        self.looking = anyio.CancelScope(deadline=step.before)
+        with self.looking:
             try:
                 status = await probe.look(self.order.id)
             except Sms4SatsError as error:
@@ -127,6 +130,8 @@ class Watch:
             else:
                 self.life = self.life.saw(status, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
                 return None
+            finally:
+                self.looking = None
         self.failed(step, failure, began)
         return failure
 

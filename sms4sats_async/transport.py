@@ -300,11 +300,11 @@ class Transport:
 
     # --- calls -----------------------------------------------------------------------------------------------------------------
 
-    async def send(self, call: Call[T], *, attempts: int | None = None, repeat_stale: bool = True) -> T:
+    async def send(self, call: Call[T], *, attempts: int | None = None, departing: Callable[[], Awaitable[None]] | None = None) -> T:
         """Make the call, again where that is safe, and return its value.
 
-        It is tried ``attempts`` times at the most, as often as the client was told by default. A read that met a connection which the
-        server had just closed is sent once more, and not counted, unless ``repeat_stale`` is False.
+        It is tried ``attempts`` times at the most, as often as the client was told by default; a read that met a connection which the
+        server had just closed is sent once more, and not counted. ``departing`` is awaited before each request, with its lane taken.
 
         Raises:
             Sms4SatsError: as :mod:`sms4sats_async.errors` describes it, with the call's order id.
@@ -316,10 +316,10 @@ class Transport:
         unknown = 0
         fresh = False
         for attempt in itertools.count(1):
-            outcome = await self._attempt(call, request, fresh=fresh)
-            if outcome.stale and repeat_stale and call.repeat is Repeat.READ:
+            outcome = await self._attempt(call, request, fresh=fresh, departing=departing)
+            if outcome.stale and call.repeat is Repeat.READ:
                 # The server closed a kept connection just as we used it: no fault of anybody's, so it does not count.
-                outcome = await self._attempt(call, request, fresh=True)
+                outcome = await self._attempt(call, request, fresh=True, departing=departing)
             error = outcome.error
             if error is None:
                 return outcome.value  # type: ignore[return-value]  # no error, so decode has returned a T
@@ -332,11 +332,15 @@ class Transport:
             fresh = True
         raise AssertionError("count() does not end")
 
-    async def _attempt(self, call: Call[T], request: httpx.Request, *, fresh: bool) -> _Outcome[T]:
+    async def _attempt(
+        self, call: Call[T], request: httpx.Request, *, fresh: bool, departing: Callable[[], Awaitable[None]] | None
+    ) -> _Outcome[T]:
         spends = call.repeat is Repeat.SPEND
         if spends:
             await anyio.sleep(0)  # noqa: ASYNC115 - a caller who is cancelled already spends nothing
         lane = await self._take(fresh=fresh or spends)
+        if departing is not None:
+            await self._departed(lane, departing)
         flight = anyio.CancelScope()
         self._flights[flight] = spends  # from here on aclose() waits for it
         outcome: _Outcome[T] = _Outcome(sent=not lane.own or call.repeat is Repeat.READ)
@@ -345,6 +349,20 @@ class Transport:
         else:
             await self._exchange(lane, flight, call, request, outcome)
         return outcome
+
+    async def _departed(self, lane: _Lane, departing: Callable[[], Awaitable[None]]) -> None:
+        """Wait until the request may leave; give its lane back if it does not."""
+        try:
+            await departing()
+            self._check_open()
+        except BaseException:
+            assert self._permits is not None  # a lane was taken, so there are permits  # noqa: S101
+            self._permits.release()
+            if not self.closed:
+                self._free.append(lane)
+            else:
+                await _close(lane)
+            raise
 
     async def _spend(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> None:
         """Ask once, and to the end, whatever happens to the caller, unless nothing was sent yet."""
@@ -574,11 +592,6 @@ class _Pieces(AsyncIterator[bytes]):
         if not self._left:
             raise StopAsyncIteration
         return self._left.pop()
-
-
-@functools.lru_cache(maxsize=64)  # one for each endpoint and server
-def _endpoint(address: str) -> httpx.URL:
-    return httpx.URL(address)
 
 
 @functools.lru_cache(maxsize=1024)
