@@ -420,8 +420,8 @@ class BatchWatcher:
             self._file(watch)
 
     def _finish(self, watch: Watch, error: Sms4SatsError | None) -> None:
-        if self._watches.pop(watch.order.id, None) is None:  # finished before: see what Ctrl-C does in _work()
-            return
+        if self._watches.pop(watch.order.id, None) is None:
+            return  # pragma: no cover - finished before: Ctrl-C has struck between filing an order and taking the next
         if self._leaving is not None and isinstance(error, OrderUnresolved | CancelRefused):
             self._left.append(watch)
         status = watch.status
@@ -456,7 +456,7 @@ class BatchWatcher:
                 await self._change()
         self._dismiss()
         for work in (*self._workers, self._feeder):
-            await work.end(_at_once)
+            await work.end(lambda: 0.0)
 
     def _dismiss(self) -> None:
         """End all tasks."""
@@ -470,11 +470,12 @@ class BatchWatcher:
             watch.life = watch.life.at(math.inf)
             error = watch.error() or self._left_open(watch) or self._unresolved(watch, f"left open: no answer for {LEAVE_TIMEOUT:g} s")
             self._finish(watch, error)
-        free = sum(watch.life.cancellable for watch in self._left)
+        left = self._left if self._cancel_on_exit else []  # else it was meant so
+        free = sum(watch.life.cancellable for watch in left)
         codes = sum(outcome.code is not None for outcome in self._unread)
         placed = len(self._client.orphaned_orders) - self._placed_before
         parts = [
-            f"{len(self._left)} orders are left open" if self._left else "",
+            f"{len(left)} orders are left open" if left else "",
             f"what was paid for {free} of them comes back 21 minutes after the payment" if free else "",
             f"{codes} codes were not read" if codes else "",
         ]
@@ -514,10 +515,6 @@ class BatchWatcher:
 
 def _closed(closed: ClosedError) -> str:
     return f"{closed}: watch it again with another one"
-
-
-def _at_once() -> float:
-    return 0.0
 
 
 def _check_orders(orders: object) -> None:

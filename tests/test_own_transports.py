@@ -34,13 +34,13 @@ async def fast(server: Server, **options: float) -> AsyncIterator[Client]:
 
 @asyncio_only
 async def test_an_order_is_watched_to_its_code_through_aiohttp() -> None:
-    files = files_open()
     async with serve(code_after_a_while) as server:
+        files = files_open()
         async with fast(server) as client:
             assert await OrderWatcher(client, "a" * 32).code() == "004217"
             assert CODE_AT <= anyio.current_time() < CODE_AT + 5
         assert server.connections_open == 0
-    assert files_open() == files
+        assert files_open() == files
 
 
 @asyncio_only
@@ -63,7 +63,10 @@ async def test_what_aiohttp_sends_is_what_our_own_connections_send() -> None:
             await client.get_order_status(odd)
         async with Client(base_url=server.url) as client:
             await client.get_order_status(odd)
-    theirs, ours = server.requests
+        assert_the_same(*server.requests, odd)
+
+
+def assert_the_same(theirs: SeenRequest, ours: SeenRequest, odd: str) -> None:
     for request in (theirs, ours):
         path, _, query = request.target.partition("?")
         assert (path, parse_qsl(query, strict_parsing=True)) == ("/orderstatus", [("orderId", odd)])
@@ -100,7 +103,7 @@ async def test_a_redirect_and_an_error_page_are_no_reply_under_aiohttp() -> None
             await client.get_order_status("a" * 32)
         with pytest.raises(DecodeError, match="redirect"):
             await client.get_order_status("a" * 32)
-    assert "cookie" not in server.requests[-1].headers
+        assert "cookie" not in server.requests[-1].headers
 
 
 @asyncio_only
@@ -125,14 +128,13 @@ class Counting(httpx.AsyncBaseTransport):
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self.inner = inner
         self.count = 0
-        self.closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.count += 1
         return await self.inner.handle_async_request(request)
 
     async def aclose(self) -> None:
-        self.closed = True
+        raise AssertionError("it is the caller's to close")
 
 
 TRANSPORTS: dict[str, Callable[[Sandbox], httpx.AsyncBaseTransport]] = {
@@ -150,7 +152,6 @@ async def test_any_transport_of_httpx_serves_both_watchers_and_is_left_open(make
         async with BatchWatcher(client, [await client.create_order(187, "tg") for _ in range(50)]) as batch:
             assert [outcome.code async for outcome in batch] == ["004217"] * 50
     assert transport.count == len(sandbox.calls)
-    assert not transport.closed
 
 
 async def test_httpx_own_pool_serves_a_batch() -> None:

@@ -1,0 +1,204 @@
+"""Leaving a batch when something is in the way: looks that hang, a rate, Ctrl-C, and orders that go on being placed."""
+
+import gc
+import logging
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import anyio
+import httpx
+import pytest
+
+from sms4sats_async import BatchWatcher, Client, Order, OrderCancelled, OrderUnresolved, OutcomeUnknown
+from tests.conftest import HAS_TRIO
+from tests.suspension import tasks_alive
+from tests.test_agenda import most_in_a_second
+from tests.test_batch import Answer, Shop, batching, ends_of, ids
+from tests.test_watcher import PAID
+from tests.virtual_time import VirtualTimeLoop
+
+
+async def test_a_look_that_hangs_does_not_hold_up_the_cancels() -> None:
+    """The connections are dead, and the client would wait longer for them than leaving does."""
+    shop = Shop({0: PAID})
+    async with Client(transport=shop, max_connections=3, timeout=100) as client:
+        async with BatchWatcher(client, ids(6), poll_interval=5) as batch:
+            await anyio.sleep(200)
+            shop.takes = 1000
+            await anyio.sleep(10)
+            shop.takes = 0.01
+            before = anyio.current_time()
+        assert anyio.current_time() - before < 1
+    assert ends_of(batch.unread) == {OrderCancelled: 6}
+
+
+async def test_paid_orders_are_cancelled_first() -> None:
+    paid = set(ids(40)[::4])
+    shop = Shop(lambda order_id, now: {"paid": order_id in paid})
+    async with batching(shop, ids(40), connections=1) as batch, batch:
+        await anyio.sleep(200)
+    assert {asked.order_id for asked in shop.cancels[:9]} < paid
+
+
+async def test_a_request_that_waited_for_a_connection_waits_for_a_turn_as_well() -> None:
+    def look(order_id: str, now: float) -> Answer:
+        return PAID
+
+    shop = Shop(look, takes=lambda order_id: 4 if order_id == "somebody else's" else 0.05)
+    async with Client(transport=shop, max_connections=5) as client:
+        assert shop.now == 0
+        async with BatchWatcher(client, ids(50), max_rate=5, cancel_on_exit=False), anyio.create_task_group() as others:
+            for _ in range(5):
+                await anyio.sleep(5)
+                for _ in range(5):
+                    others.start_soon(client.get_order_status, "somebody else's")
+    assert most_in_a_second([asked.at for asked in shop.looks if asked.order_id != "somebody else's"]) <= 5
+
+
+async def test_a_client_that_is_closed_while_a_request_waits_for_its_turn_keeps_no_connection() -> None:
+    shop = Shop({0: PAID}, takes=lambda order_id: 1 if order_id == "somebody else's" else 0.01)
+    client = Client(transport=shop, max_connections=2)
+    tasks = tasks_alive()
+    async with client, BatchWatcher(client, ids(10), max_rate=1) as batch:
+        await anyio.sleep(2.05)  # the next turn comes at 2.1 s, when there is no connection
+        async with anyio.create_task_group() as others:
+            for _ in range(2):
+                others.start_soon(client.get_order_status, "somebody else's")
+        await anyio.sleep(0.05)  # now there is one, and the turn after that comes at 3.15 s
+        await client.aclose()
+        assert len([outcome async for outcome in batch]) == 10
+    assert tasks_alive() == tasks
+
+
+# --- what must be told -------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_placed_while_the_block_is_left_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def handle(request: httpx.Request) -> httpx.Response:
+        await anyio.sleep(5)
+        return httpx.Response(200, json={"status": "OK", "orderId": "placed-in-the-meantime"})
+
+    async with Client(api_key="key", transport=httpx.MockTransport(handle)) as client:
+
+        async def orders() -> AsyncIterator[Order]:
+            yield await client.create_order(187, "tg", immediate=True)
+
+        async with BatchWatcher(client, orders()):
+            await anyio.sleep(1)
+        assert [order.id for order in client.orphaned_orders] == ["placed-in-the-meantime"]
+    assert "1 orders were placed meanwhile: see client.orphaned_orders" in caplog.text
+    assert "placed-in" not in caplog.text
+
+
+def failing() -> Iterator[str]:
+    yield from ids(2)
+    raise OutcomeUnknown("perhaps charged", order_id="an-order-of-the-caller")
+
+
+async def test_what_orders_raised_is_raised_when_the_block_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    async with batching(Shop({0: PAID}), failing()) as batch:
+        with pytest.raises(OutcomeUnknown) as caught:
+            async with batch:
+                await anyio.sleep(200)
+        assert caught.value.order_id == "an-order-of-the-caller"
+        assert ends_of(batch.unread) == {OrderCancelled: 2}
+    assert "orders could not be taken: perhaps charged" in caplog.text
+
+
+async def test_what_orders_raised_is_a_note_on_the_error_that_leaves_the_block() -> None:
+    async with batching(Shop({0: PAID}), failing()) as batch:
+        with pytest.raises(LookupError) as caught:
+            async with batch:
+                await anyio.sleep(200)
+                raise LookupError
+    assert caught.value.__notes__ == ["before that, orders raised OutcomeUnknown: perhaps charged"]
+
+
+async def test_the_failures_of_thousands_of_orders_keep_no_chains_of_causes() -> None:
+    causes: list[weakref.ref[BaseException]] = []
+
+    def look(order_id: str, now: float) -> Answer:
+        error = httpx.ConnectError("refused")
+        causes.append(weakref.ref(error))
+        return error
+
+    async with batching(Shop(look), ids(20), cancel_on_exit=False) as batch, batch:
+        await anyio.sleep(1)
+        gc.collect()
+        assert len(causes) >= 20
+        assert not any(cause() for cause in causes)
+
+
+# --- Ctrl-C, wherever it strikes ------------------------------------------------------------------------------------------------------
+
+
+class Strike(logging.Handler):
+    """Raises when a line is logged: a moment in the middle of the batch's own work."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger("sms4sats_async").removeHandler(self)
+        raise KeyboardInterrupt
+
+
+class StrikesOnce(list[Order]):
+    """A list that is struck when its length is asked for the first time, which leaving a block does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strikes: list[BaseException] = [KeyboardInterrupt()]
+
+    def __len__(self) -> int:
+        for strike in self.strikes:
+            self.strikes = []
+            raise strike
+        return super().__len__()  # pragma: no cover - it runs, but the tracer has lost this frame (see test_spending.py)
+
+
+def run_virtually(backend: str, main: Callable[[], Awaitable[None]]) -> None:
+    if backend == "asyncio":
+        anyio.run(main, backend="asyncio", backend_options={"loop_factory": VirtualTimeLoop})
+        return
+    from trio.testing import MockClock
+
+    anyio.run(main, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+
+
+trio_too = pytest.param("trio", marks=pytest.mark.skipif(not HAS_TRIO, reason="needs trio"))
+backends = pytest.mark.parametrize("backend", ["asyncio", trio_too])
+
+
+@backends
+def test_an_interrupt_that_strikes_a_worker_ends_the_block_and_the_program(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "sms4sats_async")
+    batches: list[BatchWatcher] = []
+    logger, strike = logging.getLogger("sms4sats_async"), Strike()
+
+    async def main() -> None:
+        shop = Shop(lambda order_id, now: httpx.ReadError("reset") if now > 150 else PAID)
+        async with Client(transport=shop) as client:
+            assert shop.now == 0
+            batches.append(BatchWatcher(client, ids(4), poll_interval=60))
+            async with batches[0]:
+                logger.addHandler(strike)
+                await anyio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_virtually(backend, main)
+    assert strike not in logger.handlers
+    assert sorted(outcome.order.id for outcome in batches[0].unread) == ids(4)
+
+
+@backends
+def test_an_interrupt_that_strikes_leaving_itself_leaves_no_order_untold_and_nothing_running(backend: str) -> None:
+    batches: list[BatchWatcher] = []
+
+    async def main() -> None:
+        async with Client(transport=Shop({0: PAID})) as client:
+            batches.append(BatchWatcher(client, ids(4), poll_interval=60))
+            async with batches[0]:
+                await anyio.sleep(200)
+                client.orphaned_orders = StrikesOnce()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_virtually(backend, main)
+    assert ends_of(batches[0].unread) == {OrderUnresolved: 4}
