@@ -135,7 +135,7 @@ async def test_the_failures_of_thousands_of_orders_keep_no_chains_of_causes() ->
 class Strike(logging.Handler):
     """Raises when a line is logged: a moment in the middle of the batch's own work."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging's name
         logging.getLogger("sms4sats_async").removeHandler(self)
         raise KeyboardInterrupt
 

@@ -63,7 +63,8 @@ async def test_what_aiohttp_sends_is_what_our_own_connections_send() -> None:
             await client.get_order_status(odd)
         async with Client(base_url=server.url) as client:
             await client.get_order_status(odd)
-        assert_the_same(*server.requests, odd)
+        theirs, ours = server.requests
+        assert_the_same(theirs, ours, odd)
 
 
 def assert_the_same(theirs: SeenRequest, ours: SeenRequest, odd: str) -> None:
