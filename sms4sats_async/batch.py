@@ -86,7 +86,8 @@ class BatchWatcher:
         client: its ``max_connections`` is how many requests the batch has under way at once.
         orders: any iterable or asynchronous iterable of orders, or of their ids. It is read as room allows, so it may be endless; an
             asynchronous generator is closed at the end. An order that is being watched already is not taken twice. What is neither
-            order nor id, and what ``orders`` itself raises, stops nothing: the first such error is raised when the rest has ended.
+            order nor id, and what ``orders`` itself raises, stops nothing: the first such error is raised when the rest has ended, or
+            when the block is left. An order that it is just placing then is in ``client.orphaned_orders``.
         kind: what ids are for, as for :class:`OrderWatcher`.
         hold_window, payment_window, poll_interval: as for :class:`OrderWatcher`, for each order.
         max_rate: requests in any one second, at the most, cancels included; spread evenly. ``None`` for no limit of its own.
@@ -388,8 +389,9 @@ class BatchWatcher:
         self._agenda.brake(now + seconds * (1 + random.uniform(0, SPREAD)))  # noqa: S311
 
     def _be_patient(self) -> None:
-        """While the block is being left: give up when no answer came for a while. Waiting as the service asks does not count, once."""
+        """While the block is being left: give up when no answer came for a while; waiting as the service asks does not count."""
         if self._leaving is not None:
+            # But a minute of it at the most: a service that answers nothing else must not keep us for ever.
             waiting = min(self._agenda.braked_until, self._answered_at + (1 + SPREAD) * LONGEST_RETRY_AFTER)
             self._leaving.deadline = max(self._answered_at, waiting) + self._patience
 
