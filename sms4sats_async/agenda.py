@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-SLACK = 0.02
-"""How many seconds a loop may be late without losing the turns that it missed: its timers are good to a millisecond or so."""
+SLACK = 0.04
+"""How many seconds a loop may be late without losing the turns that it missed: it dozes, and its timers are not exact."""
 MARGIN = 0.03
 """How many seconds sooner than another a request may get through, without there being too many in a second where they arrive."""
 
@@ -19,7 +19,7 @@ class Agenda(Generic[T]):
     Args:
         max_rate: how many may be taken in any one second; ``None`` for as many as are due. The turns are spread evenly: what was not
             taken for a while does not make a burst. A loop's own lateness, up to :data:`SLACK`, is caught up with, and the turns are so
-            much further apart (with the :data:`MARGIN`, 5 %) that the promise holds all the same.
+            much further apart (with the :data:`MARGIN`, 7 %) that the promise holds all the same.
 
     Attributes:
         turn: when the next turn comes.

@@ -145,7 +145,7 @@ def test_what_was_not_taken_for_a_while_makes_no_burst(rate: int, pause: float) 
 @pytest.mark.parametrize("rate", [10, 100, 1000])
 def test_a_loop_that_is_always_a_little_late_still_has_nearly_all_its_turns(rate: int) -> None:
     times = taken(full(5 * rate, rate), [0.7 * SLACK * (number * 7 % 11) / 11 for number in range(11)])
-    assert 4.9 <= times[-1] <= 5.3  # 5 % fewer, for the margin
+    assert 4.9 <= times[-1] <= 5.4  # 7 % fewer, for the slack and the margin
 
 
 def test_a_rate_below_one_leaves_so_many_seconds_between_two() -> None:
