@@ -4,6 +4,7 @@ import gc
 import logging
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import anyio
 import httpx
@@ -155,12 +156,12 @@ class StrikesOnce(list[Order]):
 
 
 def run_virtually(backend: str, main: Callable[[], Awaitable[None]]) -> None:
-    if backend == "asyncio":
-        anyio.run(main, backend="asyncio", backend_options={"loop_factory": VirtualTimeLoop})
-        return
-    from trio.testing import MockClock
+    options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
+    if backend == "trio":
+        from trio.testing import MockClock
 
-    anyio.run(main, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+        options = {"clock": MockClock(autojump_threshold=0)}
+    anyio.run(main, backend=backend, backend_options=options)
 
 
 trio_too = pytest.param("trio", marks=pytest.mark.skipif(not HAS_TRIO, reason="needs trio"))
