@@ -36,9 +36,6 @@ class Agenda(Generic[T]):
         self._urgent: list[tuple[float, int, T]] = []
         self._counter = itertools.count()
 
-    def __len__(self) -> int:
-        return len(self._ordinary) + len(self._urgent)
-
     def put(self, thing: T, at: float, *, urgent: bool = False) -> None:
         """Add a thing that is due from this time on. An urgent one goes before all others, and does not heed the brake."""
         heapq.heappush(self._urgent if urgent else self._ordinary, (at, next(self._counter), thing))

@@ -119,7 +119,6 @@ class BatchWatcher:
         self._agenda: Agenda[Watch] = Agenda(None if max_rate is None else positive("max_rate", max_rate, "requests per second"))
         self._client = client
         self._probe = Probe(client)
-        self._lanes = self._probe.lanes
         self._paced = max_rate is not None
         self._patience = LEAVE_TIMEOUT + (0.0 if max_rate is None else 1 / max_rate)
         self._orders = orders
@@ -204,7 +203,7 @@ class BatchWatcher:
             raise RuntimeError("a BatchWatcher can be entered once")
         self._lead = anyio.Lock(fast_acquire=True)
         self._feeder = Sheltered(self._feed, loud=True)
-        self._workers = [Sheltered(self._work, loud=True) for _ in range(self._lanes)]
+        self._workers = [Sheltered(self._work, loud=True) for _ in range(self._probe.lanes)]
         self._crew = await Crew().__aenter__()
         for work in (self._feeder, *self._workers):
             self._crew.start(work)

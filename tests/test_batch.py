@@ -45,8 +45,8 @@ from tests.conftest import HAS_TRIO
 from tests.servers import Reply, SeenRequest, serve
 from tests.suspension import Ending, Till, Way, asyncio_only, by_scope, tasks_alive, ways, ways_by_turns
 from tests.test_agenda import most_in_a_second
-from tests.test_cancellation import MOST, all_lanes_work
-from tests.test_watcher import CODED, NO_NUMBER, NUMBERED, ORDER_ID, PAID, TOO_EARLY, Failing, Service, gaps
+from tests.test_cancellation import MOST, all_lanes_work, closes_all
+from tests.test_watcher import CODED, NO_NUMBER, NUMBERED, ORDER_ID, PAID, TOO_EARLY, Failing, Service, Timed, gaps
 from tests.virtual_time import VirtualTimeLoop
 
 OK: dict[str, Any] = {"status": "OK"}
@@ -67,7 +67,7 @@ class Asked:
     order_id: str
 
 
-class Shop(httpx.AsyncBaseTransport):
+class Shop(Timed, httpx.AsyncBaseTransport):
     """Many orders of the service, in the loop's own time.
 
     Attributes:
@@ -92,13 +92,6 @@ class Shop(httpx.AsyncBaseTransport):
         self.most = 0
         self.overlaps: set[str] = set()
         self._under_way: Counter[str] = Counter()
-        self._start: float | None = None
-
-    @property
-    def now(self) -> float:
-        if self._start is None:
-            self._start = anyio.current_time()
-        return round(anyio.current_time() - self._start, 6)
 
     @property
     def looks(self) -> list[Asked]:
@@ -554,6 +547,15 @@ async def test_a_transport_that_never_waits_leaves_the_others_their_turns() -> N
 
 def evenly(times: list[float], rate: float) -> bool:
     return all(gap <= 1.1 / rate + 0.05 for gap in gaps(times))
+
+
+async def test_thousands_of_polls_wake_the_loop_fifty_times_in_a_second_at_the_most() -> None:
+    shop = Shop({0: PAID}, takes=0)
+    async with batching(shop, ids(2000), poll_interval=10) as batch, batch:
+        await anyio.sleep(60)
+    polls = [asked.at for asked in shop.looks if 40 <= asked.at < 60]
+    assert len(polls) > 3_600  # 200 in a second, spread by chance
+    assert most_in_a_second(sorted(set(polls))) <= 51
 
 
 @pytest.mark.parametrize("rate", [1, 10, 50])
@@ -1672,9 +1674,7 @@ async def left_anywhere(way: Way[Any], k: int, *, delay: float = 0.0, rate: floa
         for outcome in (*read, *unread):
             assert outcome.code == "048213" or isinstance(outcome.error, OrderCancelled | CancelRefused | OrderUnresolved), where
         await all_lanes_work(client, server, where)
-        await client.aclose()
-        await anyio.sleep(1)
-        assert server.connections_open == 0, where
+        await closes_all(client, server, where)
     assert tasks_alive() == tasks, where
     return ending
 

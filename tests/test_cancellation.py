@@ -106,11 +106,15 @@ async def try_once(call: Call, way: Way[Any], k: int, *, delay: float = 0.0, war
         assert set(till.charged) <= {*told, *returned, *(order.id for order in client.orphaned_orders)}, where
         if not client.is_closed:
             await all_lanes_work(client, server, where)
-        await client.aclose()
-        await anyio.sleep(1)
-        assert server.connections_open == 0, where
+        await closes_all(client, server, where)
     assert tasks_alive() == tasks, where
     return ending
+
+
+async def closes_all(client: Client, server: Server, where: str) -> None:
+    await client.aclose()
+    await anyio.sleep(1)
+    assert server.connections_open == 0, where
 
 
 async def all_lanes_work(client: Client, server: Server, where: str) -> None:

@@ -34,7 +34,19 @@ ORDER_ID = "644bfd59c8e0f600f7b5a947f07c52d8"
 NUMBER = 12025550143
 
 
-class Service(httpx.AsyncBaseTransport):
+class Timed:
+    """Something that counts its seconds from when it is first asked for the time."""
+
+    _start: float | None = None
+
+    @property
+    def now(self) -> float:
+        if self._start is None:
+            self._start = anyio.current_time()
+        return round(anyio.current_time() - self._start, 6)
+
+
+class Service(Timed, httpx.AsyncBaseTransport):
     """One order of the service, in the loop's own time.
 
     Attributes:
@@ -59,13 +71,6 @@ class Service(httpx.AsyncBaseTransport):
         self.asked: list[float] = []
         self.cancelled: list[float] = []
         self.calls: list[str] = []
-        self._start: float | None = None
-
-    @property
-    def now(self) -> float:
-        if self._start is None:
-            self._start = anyio.current_time()
-        return round(anyio.current_time() - self._start, 6)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         now, path = self.now, request.url.path
