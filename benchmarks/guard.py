@@ -1,10 +1,12 @@
-"""Holds this client to bounds on what it costs beside what else one could take; fails when one is not met.
+"""Holds this client to bounds on what it costs beside what else one could take; fails when one is broken.
 
     python -m benchmarks.guard
 
-Every figure is a ratio of two that were taken in turns in one run, so that a slow machine slows both. Where the median of the ratios is
-over its bound, as many rounds are taken again, a few times, and all of them are judged together: more samples, never a wider bound.
-The exit code is 1 when a bound is not met, else 0.
+Every figure is a ratio of two that were taken in turns in one run, so that a slow machine slows both. A bound is met when the median of
+the ratios is within it. Where it is not, as many rounds are taken again, up to seven takes in all, and judged together: more samples,
+never a wider bound. It is over when the median of every take is over: were the truth just at the bound, that would happen once in 128
+runs. What lies between is open: the machine's noise is larger than the distance to the bound; it is printed, and fails nothing.
+The exit code is 1 when a bound is over, else 0.
 """
 
 import argparse
@@ -19,8 +21,7 @@ from benchmarks.per_request import measure
 from benchmarks.scale import cpu_ratios, memory_per_order
 
 ROUNDS = 9
-AGAIN = 2  # times that as many rounds are taken again
-AGAIN_IN_FRESH_PROCESSES = 5  # which are not alike: two of them differ by more than the rounds of one
+TAKES = 7  # rather than more rounds in each: two processes differ by more than the rounds of one
 AT_ONCE = 20
 
 Ratios = Callable[[int], Sequence[float]]
@@ -34,7 +35,6 @@ class Check:
     name: str
     bound: float
     ratios: Ratios
-    again: int = AGAIN
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,34 @@ class Verdict:
     """What came of a check."""
 
     check: Check
-    ratios: list[float]
+    takes: list[Sequence[float]]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Those of all takes together."""
+        return [ratio for take in self.takes for ratio in take]
 
     @property
     def met(self) -> bool:
         """Is the median of all rounds within the bound? Not without a round that can be used."""
         return bool(self.ratios) and statistics.median(self.ratios) <= self.check.bound
 
+    @property
+    def over(self) -> bool:
+        """Is the median of every take over the bound, so that noise is no excuse? Without a round that can be used, too."""
+        return all(statistics.median(take) > self.check.bound for take in self.takes if take)
+
     def __str__(self) -> str:
         found = spread(self.ratios, ".3f") if self.ratios else "no round could be used: too few connections were held"
-        return f"{'ok  ' if self.met else 'OVER'}  {self.check.name}: {found} in {len(self.ratios)} rounds, at most {self.check.bound:g}"
+        word = "ok  " if self.met else "OVER" if self.over else "open"
+        return f"{word}  {self.check.name}: {found} in {len(self.ratios)} rounds, at most {self.check.bound:g}"
 
 
 def judge(check: Check, rounds: int = ROUNDS) -> Verdict:
     """Take rounds until the bound is met or there were enough of them."""
-    verdict = Verdict(check, [*check.ratios(rounds)])
-    for _ in range(check.again):
-        if verdict.met:
-            break
-        verdict = Verdict(check, [*verdict.ratios, *check.ratios(rounds)])
+    verdict = Verdict(check, [check.ratios(rounds)])
+    while not verdict.met and len(verdict.takes) < TAKES:
+        verdict = Verdict(check, [*verdict.takes, check.ratios(rounds)])
     return verdict
 
 
@@ -86,8 +95,8 @@ CHECKS = (
         1.7,
         cpu_per_call(OURS_OVER_AIOHTTP, AIOHTTP_DECODING, calls=2000),  # both are fast: a round of 400 would be short, and so noisy
     ),
-    Check("CPU per poll in a batch: 10,000 orders / 100", 1.15, growth("batch"), AGAIN_IN_FRESH_PROCESSES),
-    Check("CPU per poll of single watchers: 10,000 orders / 100", 1.15, growth("single"), AGAIN_IN_FRESH_PROCESSES),
+    Check("CPU per poll in a batch: 10,000 orders / 100", 1.15, growth("batch")),
+    Check("CPU per poll of single watchers: 10,000 orders / 100", 1.15, growth("single")),
     Check("memory per order in a batch / 2 KiB", 1.0, lambda _: [memory_per_order() / 2048]),
 )
 
@@ -97,9 +106,9 @@ def guard(checks: Sequence[Check]) -> int:
     failed = 0
     for check in checks:
         verdict = judge(check)
-        failed += not verdict.met
+        failed += verdict.over
         print(verdict, flush=True)
-    print(f"{failed} of {len(checks)} bounds are not met" if failed else f"all {len(checks)} bounds are met")
+    print(f"{failed} of {len(checks)} bounds are broken" if failed else f"none of {len(checks)} bounds is broken")
     return 1 if failed else 0
 
 
