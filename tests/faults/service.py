@@ -63,6 +63,8 @@ class Held:
     number: str = "15550001111"
     code: str = "048213"
     window: float = WINDOW
+    cancel_from: float = CANCEL_FROM
+    """Its age from which the service takes a cancel."""
     looks: list[float] = field(default_factory=list)
     cancels: list[float] = field(default_factory=list)
     most_at_once: int = 0
@@ -206,7 +208,7 @@ class Service:
         about.cancels.append(now)
         if now >= about.settled_at:
             return refusal("code already received")
-        if now < about.created_at + CANCEL_FROM:
+        if now < about.created_at + about.cancel_from:
             return refusal("order can be canceled after 2 minutes")
         about.cancelled_at = min(about.cancelled_at, now)
         return json_reply({"status": "OK"})
