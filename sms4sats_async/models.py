@@ -64,9 +64,14 @@ class SmsStatus(enum.StrEnum):
     failed = enum.auto()
 
 
+def _shown(text: str) -> str:
+    """What can stand in a log line: nothing of a foreign text may begin a line of its own, or steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def mask(secret: str) -> str:
     """Return enough of a secret to tell it from another, and too little to use it: ``64..d4``."""
-    return f"{secret[:2]}..{secret[-2:]}" if len(secret) > 8 else ".."  # noqa: PLR2004 - shorter ones would be half given away
+    return f"{_shown(secret[:2])}..{_shown(secret[-2:])}" if len(secret) > 8 else ".."  # noqa: PLR2004 - shorter ones would be half given away
 
 
 def _masked(value: str | None) -> str:
@@ -80,7 +85,11 @@ def hidden(value: str | None) -> str:
 
 def _told(words: str | None) -> str:
     """The server's words without what could be an id, a number or a code in them."""
-    return repr(words and re.sub(r"(?=[A-Za-z_-]*[0-9])[0-9A-Za-z_-]{16,}|\+?[0-9]{5,}", "..", words))
+
+    def blotted(found: re.Match[str]) -> str:
+        return ".." if re.search("[0-9]", found[0]) else found[0]
+
+    return repr(words and re.sub(r"[0-9A-Za-z_-]{16,}|\+?[0-9]{5,}", blotted, words))
 
 
 def _raw() -> Any:
