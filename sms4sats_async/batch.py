@@ -170,6 +170,7 @@ class BatchWatcher:
         """
         if self._crew is None or self._leaving is not None or self._closed is not None:
             raise RuntimeError("orders can be added while the block lasts, and the client is open")
+        self._probe.check_loop()
         self._take(order)
 
     def __aiter__(self) -> Self:
@@ -183,6 +184,7 @@ class BatchWatcher:
         """
         if self._crew is None:
             raise RuntimeError("outcomes come inside the block: async with BatchWatcher(...) as batch")
+        self._probe.check_loop()
         await anyio.lowlevel.checkpoint()  # before anything is taken, so that a cancelled reader loses nothing; and the polls go on
         while not self._unread:
             if self._broken is not None:
@@ -201,6 +203,7 @@ class BatchWatcher:
     async def __aenter__(self) -> Self:
         if self._crew is not None:
             raise RuntimeError("a BatchWatcher can be entered once")
+        self._probe.check_loop()
         self._lead = anyio.Lock(fast_acquire=True)
         self._feeder = Sheltered(self._feed, loud=True)
         self._workers = [Sheltered(self._work, loud=True) for _ in range(self._probe.lanes)]
@@ -305,6 +308,8 @@ class BatchWatcher:
                 await self._serve(watch, probe)
         except ClosedError as closed:
             self._closed = closed
+            if not self._fed and self._leaving is None and self._problem is None:
+                self._spoilt("the rest of orders", closed)
             self._feeder.stop()
             self._file_all()
         except anyio.get_cancelled_exc_class():

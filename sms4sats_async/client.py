@@ -4,6 +4,7 @@ from __future__ import annotations  # anyio loads its parts when they are named:
 
 import inspect
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -235,20 +236,23 @@ class Client:
         _check_text("message", message)
         if len(message) > MAX_MESSAGE_LENGTH:
             raise ValueError(f"message has {len(message)} characters, and {MAX_MESSAGE_LENGTH} is the most")
-        body: dict[str, Any] = {"message": message, "phone": phone}
+        body: dict[str, Any] = _Hidden(message=message, phone=phone)
         _set_flags(body, immediate=immediate)
         _set_text(body, "webhookUrl", webhook_url, name="webhook_url")
         if webhook_url is not None and re.match(r"https?://[^/\s]", webhook_url, re.IGNORECASE) is None:
             raise ValueError("webhook_url must be an http or https address")
         _set_text(body, "ref", ref)
         self._check_spending(immediate=immediate, max_sats=max_sats)
+        del phone, message, webhook_url  # frames are printed with what they hold
         if immediate and max_sats is not None:
             _check_price((await self.get_price()).send_sats, max_sats)
         return await self._place("/createsendorder", body, OrderKind.send, immediate=immediate, max_sats=max_sats)
 
     async def get_order_status(self, order_id: str) -> OrderStatus:
         """Return what the service says of an order. A read: repeated after a failure."""
-        return await self._transport.send(_status_call(order_id))
+        call = _status_call(order_id)
+        del order_id  # frames are printed with what they hold
+        return await self._transport.send(call)
 
     async def cancel_order(self, order_id: str) -> None:
         """Cancel a receive order, and return when the server confirmed it: its payment goes back. Repeated after a failure.
@@ -258,7 +262,9 @@ class Client:
         Raises:
             APIError: the server would not.
         """
-        await self._transport.send(_cancel_call(order_id))
+        call = _cancel_call(order_id)
+        del order_id
+        await self._transport.send(call)
 
     # --- the prepaid account ---------------------------------------------------------------------------------------------------
 
@@ -354,36 +360,64 @@ class Client:
 class Probe:
     """What a watcher needs of a client: one look or one cancel at a time, made once, and a sleep that ends when the client is closed.
 
-    ``departing`` is awaited whenever a request is about to leave, with its connection at hand.
+    ``departing`` is awaited whenever a request is about to leave, with its connection at hand; ``departed_at`` is when the last one left.
     """
 
-    __slots__ = ("_departing", "_transport")
+    __slots__ = ("_departing", "_transport", "departed_at")
 
     def __init__(self, client: Client, *, departing: Callable[[], Awaitable[None]] | None = None) -> None:
         self._transport = client._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of the same room
         self._departing = departing
+        self.departed_at = -math.inf
 
     @property
     def lanes(self) -> int:
         """How many requests can be under way at once."""
         return self._transport.max_connections
 
-    async def look(self, order_id: str) -> OrderStatus:
-        """Ask for an order's status, once."""
-        return await self._transport.send(_status_call(order_id), attempts=1, departing=self._departing)
+    def check_loop(self) -> None:
+        """Raise ``RuntimeError`` if the client is at work in another event loop."""
+        self._transport.check_loop()
+
+    async def look(self, order_id: str, saw: Callable[[OrderStatus], None]) -> None:
+        """Ask for an order's status, once; ``saw`` is told of it as soon as it is read, so that whoever is cancelled just then has it."""
+        call = _status_call(order_id, saw)
+        del order_id
+        await self._transport.send(call, attempts=1, departing=self._depart)
 
     async def cancel(self, order_id: str) -> None:
         """Ask for an order's cancel, once."""
-        await self._transport.send(_cancel_call(order_id), attempts=1, departing=self._departing)
+        call = _cancel_call(order_id)
+        del order_id
+        await self._transport.send(call, attempts=1, departing=self._depart)
+
+    async def _depart(self) -> None:
+        if self._departing is not None:
+            await self._departing()
+        self.departed_at = anyio.current_time()
 
     async def nap(self, scope: anyio.CancelScope) -> None:
         """Sleep until the scope's deadline, or its cancel; raise ``ClosedError`` once the client is closed."""
         await self._transport.nap(scope)
 
 
-def _status_call(order_id: str) -> Call[OrderStatus]:
+class _Hidden(dict[str, Any]):
+    """A body whose repr tells nothing: frames are printed with what they hold."""
+
+    def __repr__(self) -> str:
+        return "{..}"
+
+
+def _status_call(order_id: str, saw: Callable[[OrderStatus], None] | None = None) -> Call[OrderStatus]:
     check_order_id(order_id)
-    return Call("GET", "/orderstatus", lambda payload: OrderStatus.from_wire(payload, order_id), {"orderId": order_id}, order_id=order_id)
+
+    def decode(payload: object) -> OrderStatus:
+        status = OrderStatus.from_wire(payload, order_id)
+        if saw is not None:
+            saw(status)
+        return status
+
+    return Call("GET", "/orderstatus", decode, {"orderId": order_id}, order_id=order_id)
 
 
 def _cancel_call(order_id: str) -> Call[None]:

@@ -237,14 +237,14 @@ class Lifecycle:
     numbered_at: float | None = None
     status: OrderStatus | None = None
     failures: int = 0
-    refusal: str | None = None
+    refusal: str | None = attrs.field(default=None, repr=False)
     refusals: int = 0
     refused_since: float = 0.0
     wish: Wish | None = None
-    closing: Closing | None = None
+    closing: Closing | None = attrs.field(default=None, repr=False)
     in_doubt: bool = False
     answers: int = 0
-    reason: str | None = None
+    reason: str | None = attrs.field(default=None, repr=False)
     end: End | None = None
 
     @classmethod
@@ -309,6 +309,8 @@ class Lifecycle:
         """Let time pass: a cancel under way that took too long comes to what is known of it."""
         if self.end is not None or self.closing is None or now < self.closing.until:
             return self
+        if self.closing.window and self.closing.cancels and not self.closing.tries:  # the loop stood still: nothing was tried yet
+            return attrs.evolve(self, closing=self.closing._replace(until=now + LAST_STEPS))
         if self.closing.window:
             return self._ended(End.UNRESOLVED)
         return self._answered()
@@ -359,6 +361,10 @@ class Lifecycle:
         if stubborn and state.status is None:
             return state._ended(End.REFUSED)
         return state._closing_at_window_end(began)
+
+    def broken_off(self, began: float) -> "Lifecycle":
+        """Take in that a look was dropped, and brought nothing: the next one is not made at once for that."""
+        return attrs.evolve(self, due=max(self.due, began + FLOOR))
 
     def _knowing(self, status: OrderStatus, began: float, now: float) -> "Lifecycle":
         """Add what a status says to what is known."""

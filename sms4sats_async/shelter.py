@@ -50,19 +50,23 @@ class Sheltered(Generic[T]):
             await self.end(grace)
 
     async def end(self, grace: Callable[[], float]) -> None:
-        """Wait for the end of the work; a cancellation of the caller is held back until then, and ends the work after ``grace()`` s."""
+        """Wait for the end of the work; a cancellation of the caller is held back until then, and ends the work after ``grace()`` s.
+
+        So is a first Ctrl-C on trio, where it is raised in here; asyncio makes a cancellation of it.
+        """
         try:
             await self._finished.wait()
-        except anyio.get_cancelled_exc_class() as first:
-            cancellation = first
+        except BaseException as first:  # noqa: BLE001 - held back, not swallowed
+            interruption = first
+            cancelled = anyio.get_cancelled_exc_class()
             self._scope.deadline = anyio.current_time() + grace()
             with anyio.CancelScope(shield=True):  # without it anyio would cancel this wait again at each turn of the loop
                 while not self._finished.is_set():
                     try:
                         await self._finished.wait()
-                    except anyio.get_cancelled_exc_class() as later:  # only a native one comes through a shield, and nobody else raises it
-                        cancellation = later
-            raise cancellation from None
+                    except cancelled as later:  # only a native one comes through a shield, and nobody else raises it
+                        interruption = later
+            raise interruption from None
 
     def stop(self) -> None:
         """Cancel the work."""

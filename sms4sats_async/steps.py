@@ -119,20 +119,29 @@ class Watch:
         return await (self._look(step, probe) if isinstance(step, Look) else self._cancel(step, probe))
 
     async def _look(self, step: Look, probe: Probe) -> Failure | None:
-        began = anyio.current_time()
+        began, probe.departed_at = anyio.current_time(), -math.inf  # it departs when it has a connection
         failure = Failure("no answer in time")
+        seen = False
+
+        def saw(status: OrderStatus) -> None:
+            nonlocal seen
+            seen = True
+            self.life = self.life.saw(status, probe.departed_at, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
+
         self.looking = anyio.CancelScope(deadline=step.before)
-        with self.looking:
-            try:
-                status = await probe.look(self.order.id)
-            except Sms4SatsError as error:
-                failure = self._heard(error)
-            else:
-                self.life = self.life.saw(status, began, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
-                return None
-            finally:
-                self.looking = None
-        self.failed(step, failure, began)
+        try:
+            with self.looking:
+                await probe.look(self.order.id, saw)
+        except Sms4SatsError as error:
+            failure = self._heard(error)
+        except BaseException:
+            self.life = self.life.broken_off(probe.departed_at)
+            raise
+        finally:
+            self.looking = None
+        if seen:
+            return None
+        self.failed(step, failure, max(began, probe.departed_at))
         return failure
 
     async def _cancel(self, step: Cancel, probe: Probe) -> Failure | None:

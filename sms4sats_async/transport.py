@@ -166,6 +166,13 @@ class Call(Generic[T]):
         return text
 
 
+class _Request(httpx.Request):
+    """A request whose repr tells no address: an order's id is in it."""
+
+    def __repr__(self) -> str:
+        return f"<Request({self.method!r}, {self.url.path!r})>"
+
+
 class Secret:
     """A text that shows itself in no repr, log line or pickle."""
 
@@ -204,17 +211,19 @@ class _Outcome(Generic[T]):
         answered: a reply began to come.
         concluded: ``value`` or ``error`` says what the reply means.
         stale: a kept connection ended as the request was sent, before any reply.
+        untrusted: the other side's certificate was refused, and does not get better.
         abandoned: the caller is gone, and nothing was sent: nothing must be sent any more.
         chunks: what has come of the body; bytes, if the transport keeps its promise.
     """
 
-    __slots__ = ("abandoned", "answered", "chunks", "concluded", "error", "sent", "stale", "value")
+    __slots__ = ("abandoned", "answered", "chunks", "concluded", "error", "sent", "stale", "untrusted", "value")
 
     def __init__(self, *, sent: bool) -> None:
         self.sent = sent
         self.answered = False
         self.concluded = False
         self.stale = False
+        self.untrusted = False
         self.abandoned = False
         self.chunks: list[Any] = []
         self.value: T | None = None
@@ -226,12 +235,17 @@ class ClosedError(RuntimeError):
 
 
 class _Lane:
-    """One connection, made when first needed."""
+    """One connection, made when first needed.
 
-    __slots__ = ("own", "transport", "used")
+    ``streams`` holds the connection from its first moment: httpcore forgets it when a SOCKS proxy says no, or when it is cancelled in a
+    TLS handshake, and would leave it to the garbage collector.
+    """
+
+    __slots__ = ("own", "streams", "transport", "used")
 
     def __init__(self, transport: httpx.AsyncBaseTransport, *, own: bool) -> None:
         self.transport = transport
+        self.streams: list[Any] = []
         self.own = own
         self.used = False
 
@@ -326,9 +340,10 @@ class Transport:
             error.order_id = error.order_id or call.order_id
             if outcome.sent and call.repeat is not Repeat.READ and not _decided(error):
                 unknown += 1
-            if attempt >= most or not _may_repeat(call.repeat, error, sent=outcome.sent, unknown=unknown):
+            if attempt >= most or outcome.untrusted or not _may_repeat(call.repeat, error, sent=outcome.sent, unknown=unknown):
                 raise _final(call, error, unknown=unknown)
-            await self.pause(_backoff(attempt, error))
+            pause = functools.partial(self.pause, _backoff(attempt, error))
+            await (_unspent(call, pause) if call.repeat is Repeat.SPEND else pause())
             fresh = True
         raise AssertionError("count() does not end")
 
@@ -337,8 +352,9 @@ class Transport:
     ) -> _Outcome[T]:
         spends = call.repeat is Repeat.SPEND
         if spends:
-            await anyio.sleep(0)  # noqa: ASYNC115 - a caller who is cancelled already spends nothing
-        lane = await self._take(fresh=fresh or spends)
+            lane = await _unspent(call, lambda: self._take(fresh=True))
+        else:
+            lane = await self._take(fresh=fresh)
         if departing is not None:
             await self._departed(lane, departing)
         flight = anyio.CancelScope()
@@ -374,12 +390,12 @@ class Transport:
 
         try:
             await shelter.run(grace)
-        except anyio.get_cancelled_exc_class() as cancellation:
+        except BaseException as interruption:  # a cancellation; on trio, a Ctrl-C as well
             if outcome.abandoned:
-                cancellation.add_note(f"{call}: nothing was sent")
+                interruption.add_note(f"{call}: nothing was sent")
             elif outcome.value is None:
                 note = f"{call}: {call.doubt}; {outcome.error or f'no reply within {GRACE:g} s of the cancellation'}"
-                cancellation.add_note(note)
+                interruption.add_note(note)
                 _logger.warning("cancelled in %s", note)
                 if outcome.error is not None and outcome.error.order_id is not None and call.recover is not None:
                     call.recover(outcome.error.order_id)
@@ -397,12 +413,17 @@ class Transport:
                     whole = await self._ask(lane, call, request, outcome)
                 except BaseExceptionGroup as group:  # on trio, httpcore's connect raises a group of nothing but Cancelled
                     raise one_of(group) from None
+                except anyio.get_cancelled_exc_class() as cancellation:
+                    for link in _chain(cancellation):  # the frames below hold the request, its key and its order's id
+                        link.__traceback__ = None
+                    raise
             if flight.cancelled_caught and not outcome.concluded:
                 ground = "the client was closed" if self.closed else f"no whole reply within {self._timeout:g} s"
                 outcome.error = TransportError(f"{call}: {ground}")
         except Exception as error:  # noqa: BLE001 - whatever comes out of a transport, httpx's or not, is a TransportError
             if not outcome.concluded:
                 outcome.stale = lane.used and not outcome.answered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+                outcome.untrusted = _is_tls(error)
                 outcome.error = _transport_error(call, error)
         finally:
             lane.used = lane.own
@@ -420,8 +441,8 @@ class Transport:
 
     async def _ask(self, lane: _Lane, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> bool:
         """Return True when the reply was read to its end, so that the lane can be used again."""
-        if lane.own and call.repeat is not Repeat.READ:
-            request.extensions = {**self._timeouts, "trace": _gate(outcome)}
+        if lane.own and (call.repeat is not Repeat.READ or not lane.used):
+            request.extensions = {**self._timeouts, "trace": _gate(lane, outcome)}
         response = await lane.transport.handle_async_request(request)
         outcome.answered = True
         response.headers.encoding = "latin-1"  # which httpx would else find out at each look into them
@@ -442,7 +463,7 @@ class Transport:
         try:
             url = _url(self._prefix + call.path, *call.query.items())
             stream = _NO_BODY if call.body is None else None  # given a stream, httpx adds no headers: there are none to add
-            request = httpx.Request(call.method, url, headers=self._headers, json=call.body, stream=stream, extensions=self._timeouts)
+            request = _Request(call.method, url, headers=self._headers, json=call.body, stream=stream, extensions=self._timeouts)
         except (httpx.InvalidURL, ValueError) as error:  # half a character, thousands of digits, an id as long as a book
             raise ValueError(f"{call}: an argument cannot be sent: {type(error).__name__}") from None
         if call.body is None:
@@ -505,9 +526,14 @@ class Transport:
         if self._permits is None:
             self._current_loop, self._loop, self._clock = _loop_of_this_task()
             self._permits = anyio.Semaphore(self.max_connections)
-        elif self._loop != self._current_loop():
-            raise RuntimeError("this client is at work in another event loop: make one client for each loop")
+        else:
+            self.check_loop()
         return self._permits
+
+    def check_loop(self) -> None:
+        """Raise ``RuntimeError`` if the client is at work in another event loop than the one that runs now."""
+        if self._permits is not None and self._loop != self._current_loop():
+            raise RuntimeError("this client is at work in another event loop: make one client for each loop")
 
     def _release(self, flight: anyio.CancelScope) -> None:
         del self._flights[flight]
@@ -520,6 +546,7 @@ class Transport:
 
     async def aclose(self) -> None:
         """Refuse further calls, wake every pause, end the reads under way, let a spending call come to its end, close all lanes."""
+        self.check_loop()
         self.closed = True
         for nap in self._naps:
             nap.cancel()
@@ -616,10 +643,26 @@ def with_query(endpoint: httpx.URL, query: str) -> httpx.URL:
     return httpx.URL(f"{endpoint}?{query}")
 
 
+async def _unspent(call: Call[Any], wait: Callable[[], Awaitable[T]]) -> T:
+    """Wait before a call that spends; who is cancelled here, or was already, is told that nothing was spent."""
+    try:
+        await anyio.sleep(0)  # noqa: ASYNC115 - there may be nothing to wait for
+        return await wait()
+    except anyio.get_cancelled_exc_class() as cancellation:
+        cancellation.add_note(f"{call}: nothing was sent")
+        raise
+
+
 async def _close(lane: _Lane) -> None:
     """Close a lane of ours, whatever happens to the caller meanwhile, and bury what goes wrong: the lane is gone in any case."""
     if lane.own:
-        await sheltered(lambda: _quietly(lane.transport.aclose))
+
+        async def close() -> None:
+            await _quietly(lane.transport.aclose)
+            for stream in lane.streams:
+                await _quietly(stream.aclose)
+
+        await sheltered(close)
 
 
 async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
@@ -630,7 +673,7 @@ async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
             _logger.debug("closing a connection: %s", type(error).__name__)
 
 
-def _gate(outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
+def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
     """An httpx trace hook that stands where a request's first byte is about to leave, and knows from then on that it may have."""
 
     async def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -639,6 +682,8 @@ def _gate(outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
             if outcome.abandoned:
                 raise TransportError("nothing was sent")
             outcome.sent = True
+        elif event.endswith(".connect_tcp.complete"):
+            lane.streams.append(info["return_value"])
 
     return trace
 
@@ -739,7 +784,7 @@ def _parse(call: Call[Any], reply: Reply) -> Any:
         raise _decode_error(call, reply, f"broken compression ({error})") from None
     except (ValueError, RecursionError):  # ValueError: no JSON, no text, or a number of thousands of digits
         kind = reply.headers.get("content-type", "no content type")
-        raise _decode_error(call, reply, "an empty body" if not reply.body else f"not JSON but {printable(kind)[:80]}") from None
+        raise _decode_error(call, reply, "an empty body" if not reply.body else f"not JSON but {harmless(kind)[:80]}") from None
 
 
 def _inflate(reply: Reply, limit: int) -> bytes:
@@ -834,8 +879,6 @@ def _decided(error: Sms4SatsError) -> bool:
 
 
 def _may_repeat(repeat: Repeat, error: Sms4SatsError, *, sent: bool, unknown: int) -> bool:
-    if isinstance(error.__cause__, Exception) and _is_tls(error.__cause__):
-        return False  # a bad certificate does not get better
     if repeat is Repeat.SPEND:
         return not sent
     if isinstance(error, RateLimited) or not sent:
@@ -866,7 +909,7 @@ def _transport_error(call: Call[Any], error: Exception) -> TransportError:
     """Ours for whatever a transport raised, with the ground of it, and with no traceback: those hold requests, and requests secrets."""
     tells = [link for link in _chain(error) if _tells_secret(call, link)]
     ground = call.without_secrets(_ground(error))
-    ground = harmless(ground) if tells else printable(ground)
+    ground = (harmless(ground) if tells else printable(ground))[:_MAX_WORDS]
     date = f"; is this machine's date right? It says {datetime.now().astimezone():%Y-%m-%d}" if _is_tls(error) else ""
     ours = TransportError(f"{call}: {ground}{date}")
     for link in _chain(error):

@@ -208,6 +208,7 @@ class OrderWatcher:
 
     async def _cancel_once(self, at: float | None) -> str | None:
         """Ask to cancel at this time, and return why it was not; ``None`` when it was."""
+        self._probe.check_loop()
         answers = self._state.answers
         self._watch.life = self._state.wishing(anyio.current_time() if at is None else at)
         self._wake()
@@ -277,6 +278,7 @@ class OrderWatcher:
 
     async def _until(self, ready: Callable[[], T | None]) -> T:
         """Drive the order until this is ready; while another task drives it, wait for what that brings."""
+        self._probe.check_loop()
         while True:
             found = ready()
             if found is not None:
