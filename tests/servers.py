@@ -40,7 +40,7 @@ class SeenRequest:
 class Reply:
     """What a script can do to one connection. Once the client is gone, writing does nothing: a server's work goes on without it."""
 
-    def __init__(self, connection: "_Connection") -> None:
+    def __init__(self, connection: "Connection") -> None:
         self._connection = connection
         self.used = False
 
@@ -138,7 +138,7 @@ class Server:
         self._close_idle = close_idle
         self._close_late = close_late
         self._on_connect = on_connect
-        self._connections: list[_Connection] = []
+        self._connections: list[Connection] = []
         self.requests: list[SeenRequest] = []
 
     @property
@@ -181,12 +181,12 @@ class Server:
         with listener:
             while True:
                 await anyio.wait_readable(listener)
-                connection = _Connection(listener.accept()[0])
+                connection = Connection(listener.accept()[0])
                 self._connections.append(connection)
                 self._tasks.start_soon(connection.listen)
                 self._tasks.start_soon(self._converse, connection, len(self._connections))
 
-    async def _converse(self, connection: "_Connection", number: int) -> None:
+    async def _converse(self, connection: "Connection", number: int) -> None:
         if self._on_connect is not None:
             await self._on_connect(number, Reply(connection))
         while request := await _read_request(connection, number):
@@ -236,11 +236,12 @@ def _in_turn(steps: Sequence[Step]) -> Handler:
     return handler
 
 
-class _Connection:
+class Connection:
     """One accepted socket. ``listen`` alone reads it and alone closes it, so that the end of either side is noticed at once."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(0)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a second write waits for the kernel's own clock
         self._socket = sock
         self._listening = anyio.CancelScope()
         self._news = anyio.Event()
@@ -302,7 +303,7 @@ class _Connection:
         self.unread.clear()
 
 
-async def _read_request(connection: _Connection, number: int) -> SeenRequest | None:
+async def _read_request(connection: Connection, number: int) -> SeenRequest | None:
     """The next request; None when the connection ended before it was whole. One that arrived whole counts, even if the client left."""
     while (size := connection.unread.find(b"\r\n\r\n") + 4) < 4:
         if not await connection.more():

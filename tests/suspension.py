@@ -7,8 +7,9 @@ helper tasks are suspended elsewhere: the sweep over the loop's turns reaches th
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
-from dataclasses import dataclass
+import signal
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -16,6 +17,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.servers import Reply, SeenRequest, json_reply
+from tests.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
 
@@ -32,11 +34,26 @@ class Ending(Generic[T]):
     value: T | None = None
     error: BaseException | None = None
     requests: int = 0
-    """asyncio: how many native cancels the caller's task still counts."""
+    """asyncio: how many native cancels the caller's task still counts, or a time-out has made: it must have seen them."""
+    own: type[BaseException] = field(default_factory=anyio.get_cancelled_exc_class)
+    """What its own cancellation looks like to the caller."""
+    after: float = 0.0
+    """How many seconds after the cancellation the call was over."""
 
     @property
     def cancelled(self) -> bool:
-        return isinstance(self.error, anyio.get_cancelled_exc_class())
+        return isinstance(self.error, self.own)
+
+    def trigger(self, way: Callable[[], object]) -> None:
+        """Cancel in this way, now."""
+        self.triggered = True
+        self._since = anyio.current_time()
+        way()
+
+    def over(self) -> None:
+        """The call has ended."""
+        if self.triggered:
+            self.after = anyio.current_time() - self._since
 
 
 class Driven(Generic[T]):
@@ -61,8 +78,7 @@ class Driven(Generic[T]):
                 thrown = None
             self._ending.suspensions += 1
             if self._ending.suspensions in self._when:
-                self._ending.triggered = True
-                self._trigger()
+                self._ending.trigger(self._trigger)
             try:
                 message = yield wish
             except BaseException as error:  # noqa: BLE001 - handed on to the coroutine, whatever it is
@@ -78,6 +94,7 @@ async def by_scope(work: Work[T], k: int) -> Ending[T]:
     ending: Ending[T] = Ending()
     with anyio.CancelScope() as scope:
         await _note(Driven(work(), {k}, scope.cancel, ending), ending)
+    assert scope.cancelled_caught == ending.cancelled
     return ending
 
 
@@ -103,6 +120,99 @@ async def _natively(work: Work[T], when: Collection[int]) -> Ending[T]:
     return ending
 
 
+async def by_asyncio_timeout(work: Work[T], k: int) -> Ending[T]:
+    """asyncio: an ``asyncio.timeout`` whose time is up at the k-th suspension; its cancel comes in the turn after that."""
+    loop = asyncio.get_running_loop()
+    ending: Ending[T] = Ending(own=TimeoutError)
+
+    async def run() -> None:
+        try:
+            async with asyncio.timeout(None) as timeout:
+                try:
+                    ending.value = await Driven(work(), {k}, lambda: timeout.reschedule(loop.time()), ending)
+                finally:
+                    ending.over()
+        except BaseException as error:  # noqa: BLE001 - what it is, is for the test to judge
+            ending.error = error
+        ending.requests = int(timeout.expired())
+
+    task = asyncio.ensure_future(run())
+    await asyncio.wait({task})
+    task.result()
+    assert task.cancelling() == 0
+    return ending
+
+
+async def by_ctrl_c(work: Work[T], k: int) -> Ending[T]:
+    """Ctrl-C as the main task of a loop of its own is at its k-th suspension; that task goes on, and raises ``error`` in the end."""
+    ending: Ending[T] = Ending(own=asyncio.CancelledError if on_asyncio() else KeyboardInterrupt)
+    try:
+        await _note(Driven(work(), {k}, _ctrl_c(), ending), ending)
+        await anyio.lowlevel.checkpoint()  # trio: one that came as the call was ending
+    except ending.own as error:
+        ending.error = error
+    return ending
+
+
+async def by_ctrl_c_after_turns(work: Work[T], n: int) -> Ending[T]:
+    """Ctrl-C after ``n`` turns of the loop, which has a main task of its own."""
+
+    async def turns() -> None:
+        for _ in range(n):
+            await anyio.lowlevel.checkpoint()
+
+    return await _by_ctrl_c_after(turns, work)
+
+
+async def by_ctrl_c_after_seconds(work: Work[T], seconds: float) -> Ending[T]:
+    """Ctrl-C after so many seconds, in the main task of a loop of its own."""
+    return await _by_ctrl_c_after(lambda: anyio.sleep(seconds), work)
+
+
+async def _by_ctrl_c_after(wait: Callable[[], Awaitable[None]], work: Work[T]) -> Ending[T]:
+    ending: Ending[T] = Ending(own=asyncio.CancelledError if on_asyncio() else KeyboardInterrupt)
+
+    async def trigger() -> None:
+        await wait()
+        ending.trigger(_ctrl_c())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(trigger)
+        try:
+            await _note(work(), ending)
+            await anyio.lowlevel.checkpoint()
+        except ending.own as error:
+            ending.error = error
+        tasks.cancel_scope.cancel()
+    return ending
+
+
+def _ctrl_c() -> Callable[[], object]:
+    def interrupt() -> None:
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler, "it would end the tests"
+        signal.raise_signal(signal.SIGINT)
+
+    if on_asyncio():
+        return interrupt
+    import trio
+
+    return trio.lowlevel.enable_ki_protection(interrupt)  # else trio raises it here, and not where the task is suspended
+
+
+def run_virtually(backend: str, main: Callable[[], Awaitable[None]]) -> None:
+    """Run a main task in a loop of its own, in virtual time; Ctrl-C interrupts it, also where a shell has begun us with Ctrl-C ignored."""
+    options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
+    if backend == "trio":
+        from trio.testing import MockClock
+
+        options = {"clock": MockClock(autojump_threshold=0)}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        anyio.run(main, backend=backend, backend_options=options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 async def by_scope_after_turns(work: Work[T], n: int) -> Ending[T]:
     """Cancel through an anyio scope after ``n`` turns of the loop; the clock stands still until then."""
     ending: Ending[T] = Ending()
@@ -110,8 +220,7 @@ async def by_scope_after_turns(work: Work[T], n: int) -> Ending[T]:
     async def trigger() -> None:
         for _ in range(n):
             await anyio.lowlevel.checkpoint()
-        ending.triggered = True
-        scope.cancel()
+        ending.trigger(scope.cancel)
 
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as scope:
@@ -129,8 +238,7 @@ async def by_native_cancel_after_turns(work: Work[T], n: int, *, times: int = 1)
         await asyncio.sleep(0)
     for _ in range(times):
         if not task.done():
-            ending.triggered = True
-            task.cancel()
+            ending.trigger(task.cancel)
             await asyncio.sleep(0)
     await asyncio.wait({task})
     ending.requests = task.cancelling()
@@ -149,11 +257,13 @@ async def _note(work: Awaitable[T], ending: Ending[T]) -> None:
         except BaseException as error:  # what it is, is for the test to judge
             ending.error = error
             raise
+        finally:
+            ending.over()
 
 
 def ways() -> list[Way[Any]]:
     """The ways to cancel at a suspension on this backend."""
-    return [by_scope, by_native_cancel, by_two_native_cancels] if on_asyncio() else [by_scope]
+    return [by_scope, by_native_cancel, by_two_native_cancels, by_asyncio_timeout] if on_asyncio() else [by_scope]
 
 
 def ways_by_turns() -> list[Way[Any]]:
@@ -183,6 +293,27 @@ def tasks_alive() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
+@contextlib.contextmanager
+def no_task_left() -> Iterator[None]:
+    """Fail if a task that was begun in this block outlives it; on asyncio also one that is hidden from ``asyncio.all_tasks``."""
+    if not on_asyncio():
+        before = tasks_alive()
+        yield
+        assert tasks_alive() == before
+        return
+    loop = asyncio.get_running_loop()
+    begun: list[asyncio.Task[Any]] = []
+
+    def begin(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+        begun.append(asyncio.Task(work, loop=loop, **options))
+        return begun[-1]
+
+    loop.set_task_factory(begin)  # type: ignore[arg-type]  # a stub that knows no coroutine but its own
+    yield
+    loop.set_task_factory(None)
+    assert [task for task in begun if not task.done()] == []
+
+
 def files_open() -> int:
     """How many file descriptors this process has."""
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - thousands of times
@@ -191,7 +322,8 @@ def files_open() -> int:
 class Till:
     """A service that charges an immediate order on receipt, and answers ``delay`` seconds later. Use it as a server's script.
 
-    Its orders are paid, and have their number and their code at the second look.
+    Its orders are paid, and have their number and their code at the second look, or were delivered then if their id begins with
+    ``send-``; one whose id begins with ``silent-`` gets none.
     """
 
     def __init__(self, *, delay: float = 0.0) -> None:
@@ -219,7 +351,9 @@ class Till:
             return {"status": "OK", "orderId": "unpaid-order", "payreq": INVOICE}
         if path == "/orderstatus":
             self.looks += 1
-            late = self.looks % 2 == 0
+            late = self.looks % 2 == 0 and "=silent-" not in request.target
+            if "=send-" in request.target:
+                return {"status": "OK", "paid": True, "smsStatus": "delivered" if late else "created"}
             return {"status": "OK", "paid": True, "number": "+15550001111" if late else "", "code": "048213" if late else ""}
         return _ANSWERS[path]
 

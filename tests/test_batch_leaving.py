@@ -3,20 +3,20 @@
 import gc
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
 import httpx
 import pytest
 
-from sms4sats_async import BatchWatcher, Client, Order, OrderCancelled, OrderUnresolved, OutcomeUnknown
-from tests.conftest import HAS_TRIO
-from tests.suspension import tasks_alive
+from sms4sats_async import BatchWatcher, Client, Order, OrderCancelled, OrderUnresolved, Outcome, OutcomeUnknown
+from tests.servers import serve
+from tests.suspension import Ending, Till, Way, by_two_native_cancels, no_task_left, run_virtually, tasks_alive, ways
 from tests.test_agenda import most_in_a_second
 from tests.test_batch import Answer, Shop, batching, ends_of, ids
+from tests.test_cancellation import DELAY, KEY, MOST, all_lanes_work, backends, closes_all, saw_its_own, sweep, sweep_by_ctrl_c
 from tests.test_watcher import PAID
-from tests.virtual_time import VirtualTimeLoop
 
 
 async def test_a_look_that_hangs_does_not_hold_up_the_cancels() -> None:
@@ -130,6 +130,52 @@ async def test_the_failures_of_thousands_of_orders_keep_no_chains_of_causes() ->
         assert not any(cause() for cause in causes)
 
 
+# --- orders that are placed as the block is cancelled ---------------------------------------------------------------------------------
+
+
+async def place_and_watch(way: Way[Any], k: int) -> Ending[Any]:
+    """Cancel a block whose orders are placed as they are taken; each that was charged is known, once."""
+    where = f"{way.__name__} at {k}"
+    till = Till(delay=DELAY)
+    read: list[Outcome] = []
+    with no_task_left():
+        async with serve(till) as server:
+            client = Client(api_key=KEY, base_url=server.url, max_connections=MOST, trust_env=False)
+
+            async def orders() -> AsyncIterator[Order]:
+                for _ in range(2):
+                    yield await client.create_order(187, "tg", immediate=True)
+
+            batch = BatchWatcher(client, orders())
+
+            async def block() -> None:
+                async with batch:
+                    async for outcome in batch:
+                        read.append(outcome)
+
+            ending = await way(block, k)
+            saw_its_own(ending, where)
+            assert ending.after <= 4 * DELAY, f"{where}: it took {ending.after} s"
+            known = [outcome.order.id for outcome in (*read, *batch.unread)] + [order.id for order in client.orphaned_orders]
+            assert sorted(known) == till.charged, where
+            sent = len(server.requests)
+            await anyio.sleep(20)
+            assert len(server.requests) == sent, where
+            await all_lanes_work(client, server, where)
+            await closes_all(client, server, where)
+    return ending
+
+
+async def test_orders_placed_as_the_block_is_cancelled_at_any_suspension_are_known() -> None:
+    for way in ways():
+        assert await sweep(place_and_watch, way, step=3 if way is by_two_native_cancels else 1) > 4
+
+
+@backends
+def test_orders_placed_as_ctrl_c_strikes_the_block_at_any_suspension_are_known(backend: str) -> None:
+    assert sweep_by_ctrl_c(place_and_watch, backend) > 4
+
+
 # --- Ctrl-C, wherever it strikes ------------------------------------------------------------------------------------------------------
 
 
@@ -153,19 +199,6 @@ class StrikesOnce(list[Order]):
             self.strikes = []
             raise strike
         return super().__len__()  # pragma: no cover - it runs, but the tracer has lost this frame (see test_spending.py)
-
-
-def run_virtually(backend: str, main: Callable[[], Awaitable[None]]) -> None:
-    options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
-    if backend == "trio":
-        from trio.testing import MockClock
-
-        options = {"clock": MockClock(autojump_threshold=0)}
-    anyio.run(main, backend=backend, backend_options=options)
-
-
-trio_too = pytest.param("trio", marks=pytest.mark.skipif(not HAS_TRIO, reason="needs trio"))
-backends = pytest.mark.parametrize("backend", ["asyncio", trio_too])
 
 
 @backends
