@@ -34,7 +34,8 @@ class Stack:
         else:
             from httpx_aiohttp import AiohttpTransport
 
-            async with AiohttpTransport() as transport, Client(transport=transport, **options) as client:
+            # The certificate authorities are read anew for each transport: not for a plain server.
+            async with AiohttpTransport(verify=url.startswith("https")) as transport, Client(transport=transport, **options) as client:
                 yield client
 
 
