@@ -227,6 +227,13 @@ def test_behind_is_how_long_the_most_overdue_waits() -> None:
     assert agenda.behind(14) == 4
 
 
+def test_what_is_urgent_is_behind_from_its_own_time_on() -> None:
+    agenda: Agenda[str] = Agenda()
+    agenda.put("a", 10)
+    agenda.put("b", 10, urgent=True)
+    assert (agenda.behind(5), agenda.behind(12)) == (0, 2)
+
+
 def test_nothing_is_behind_that_may_not_be_taken_yet() -> None:
     agenda: Agenda[str] = Agenda()
     agenda.put("ordinary", 10)

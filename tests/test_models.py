@@ -3,6 +3,8 @@
 import copy
 import json
 import pickle
+import time
+import typing
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
@@ -346,6 +348,7 @@ def test_an_empty_list_is_an_empty_list(decode: Decode, payload: object) -> None
         pytest.param({"src": "HTTP://cdn.example/tg.png"}, "HTTP://cdn.example/tg.png", id="absolute, upper case"),
         pytest.param({"src": "//cdn.example/tg.png"}, "https://cdn.example/tg.png", id="without a scheme"),
         pytest.param("assets/tg.png", "https://sms4sats.com/assets/tg.png", id="not in an object"),
+        pytest.param("Xbox.png", "https://sms4sats.com/Xbox.png", id="a capital at the beginning"),
         pytest.param({"src": ""}, None, id="empty"),
         pytest.param({"src": None}, None, id="null src"),
         pytest.param({"avatar": True}, None, id="no src"),
@@ -398,6 +401,21 @@ def test_a_service_that_comes_twice_is_kept_once_as_it_came_first() -> None:
 )
 def test_a_rental_country_is_read_leniently(row: dict[str, Any], rental: RentalCountry) -> None:
     assert RentalCountry.list_from_wire([{"cc": 6, "country": "Indonesia", "duration": "2", "price": 100} | row]) == [rental]
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"country": "Poland"}, "Poland"),
+        ({"eng": "Poland"}, "Poland"),
+        ({"name": "Poland"}, "Poland"),
+        ({"country": "Poland", "eng": "no", "name": "no"}, "Poland"),
+        ({"country": "", "eng": None}, "15"),
+    ],
+    ids=["country", "eng", "name", "country first", "none"],
+)
+def test_the_name_of_a_rental_country_is_read_however_it_is_spelt(row: dict[str, Any], name: str) -> None:
+    assert RentalCountry.list_from_wire([{"cc": 15, "price": 100} | row]) == [RentalCountry(15, name, "", 100)]
 
 
 @pytest.mark.parametrize("row", [{"cc": 7}, {"cc": 7, "price": "1000-2000"}, {"price": 5}, {"cc": None, "price": 5}], ids=repr)
@@ -468,6 +486,11 @@ def test_an_invoice_may_have_a_prefix_and_be_in_upper_case(prefix: str, invoice:
     assert (order.payreq, order.amount_sats, order.prepaid) == (invoice, 1_500, False)
 
 
+def test_no_order_is_prepaid_that_was_not_asked_to_be() -> None:
+    with pytest.raises(MalformedReply, match="no payreq"):
+        Order.from_wire({"orderId": "abc"}, kind=OrderKind.receive, created_at=NOW)
+
+
 def test_an_invoice_is_an_invoice_even_when_it_was_to_be_charged() -> None:
     order = placed(immediate=True)({"orderId": "abc", "payreq": INVOICE})
     assert (order.payreq, order.prepaid) == (INVOICE, False)
@@ -488,7 +511,9 @@ def test_an_order_without_an_id_is_refused(fields: dict[str, Any], *, immediate:
     assert caught.value.order_id is None
 
 
-SINGLE = pytest.mark.parametrize("decode", [placed(), status, Price.from_wire, balance_sats, History.from_wire], ids=str)
+SINGLE = pytest.mark.parametrize(
+    "decode", [placed(), status, Price.from_wire, balance_sats, History.from_wire], ids=["order", "status", "price", "balance", "history"]
+)
 
 
 @SINGLE
@@ -498,6 +523,37 @@ SINGLE = pytest.mark.parametrize("decode", [placed(), status, Price.from_wire, b
 def test_what_should_be_an_object_and_is_none_is_refused_by_its_type(decode: Decode, payload: object, kind: str) -> None:
     with pytest.raises(MalformedReply, match=f"is not an object but {kind}$"):
         decode(payload)
+
+
+@pytest.mark.parametrize(
+    ("decode", "payload", "words"),
+    [
+        (placed(), [], "the order is not an object but an array"),
+        (placed(), {}, "no orderId"),
+        (placed(), {"orderId": "abc"}, "no payreq"),
+        (placed(), {"orderId": "abc", "payreq": "x"}, "the payreq is not a Lightning invoice"),
+        (status, None, "the status is not an object but null"),
+        (status, {}, "no boolean paid"),
+        (confirmation, "OK", "the answer is not an object but a string"),
+        (confirmation, {}, "no status OK"),
+        (Price.from_wire, 5, "the price is not an object but a number"),
+        (balance_sats, True, "the balance is not an object but a boolean"),
+        (balance_sats, {}, "no balance"),
+        (History.from_wire, 1.5, "the history is not an object but a number"),
+        (History.from_wire, {"orders": 5}, "the list of fundings is a number"),
+        (History.from_wire, {"orders": [5]}, "none of the 1 rows in the list of fundings can be read"),
+        (Country.list_from_wire, None, "the list of countries is null"),
+        (Country.list_from_wire, [{}, {"x": 1}], "none of the 2 rows in the list of countries can be read"),
+        (Service.list_from_wire, "tg", "the list of services is a string"),
+        (RentalCountry.list_from_wire, 5, "the list of rental countries is a number"),
+    ],
+)
+def test_a_reply_that_cannot_be_decoded_is_refused_in_words_that_say_what_was_asked_for(
+    decode: Decode, payload: object, words: str
+) -> None:
+    with pytest.raises(MalformedReply) as caught:
+        decode(payload)
+    assert str(caught.value) == words
 
 
 DATA = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
@@ -619,6 +675,34 @@ def test_a_stored_time_is_aware(text: str, moment: datetime) -> None:
 def test_a_stored_order_that_makes_no_sense_is_a_value_error(data: Any) -> None:
     with pytest.raises(ValueError, match=r"no id|not a valid OrderKind|isoformat|order: \w+ cannot be|order: not an object"):
         Order.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([], "order: not an object but an array"),
+        ({"id": ""}, "order: no id"),
+        ({"id": 5}, "order: id cannot be a number"),
+        ({"id": "a", "prepaid": "false"}, "order: prepaid cannot be a string"),
+        ({"id": "a", "amount_sats": True}, "order: amount_sats cannot be a boolean"),
+        ({"id": "a", "service": [1]}, "order: service cannot be an array"),
+        ({"id": "a", "country": {}}, "order: country cannot be an object"),
+    ],
+)
+def test_a_stored_order_is_refused_in_words_that_name_the_field(data: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        Order.from_dict(data)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Lima"])
+def test_an_order_without_a_time_is_of_now_wherever_the_machine_stands(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        orders = [Order("abc"), Order.from_dict({"id": "abc"})]
+    time.tzset()
+    for order in orders:
+        assert abs(datetime.now(UTC) - order.created_at) < timedelta(minutes=1)
 
 
 # --- an order's id in what came of a reply -----------------------------------------------------------------------------------------
@@ -961,6 +1045,18 @@ def test_a_model_survives_copy_and_pickle(value: Any, again: Callable[[Any], Any
     assert type(twin) is type(value)
 
 
+@pytest.mark.parametrize("value", [Service("tg", "Telegram"), Price(), Order("abc"), OrderStatus("abc", paid=False), Funding()], ids=short)
+def test_what_is_not_told_is_none(value: Any) -> None:
+    optional = [field.name for field in attrs.fields(type(value)) if type(None) in typing.get_args(field.type)]
+    assert optional
+    assert {name: getattr(value, name) for name in optional} == dict.fromkeys(optional)
+
+
+def test_raw_is_given_by_its_name_only() -> None:
+    with pytest.raises(TypeError):
+        Country(0, "Russia", {})
+
+
 @EACH
 def test_no_repr_tells_raw(value: Any) -> None:
     assert "raw" not in repr(value)
@@ -977,6 +1073,22 @@ def test_no_repr_holds_a_whole_secret(order_id: str, number: str, code: str, act
     for secret in (order_id, number, code, activation_id, payreq):
         assert secret not in shown
         assert repr(secret)[1:-1] not in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("no number", "'no number'"),
+        ("+12025550143 is in use, 4711 as well", "'.. is in use, 4711 as well'"),
+        (f"order {ORDER_ID} is over", "'order .. is over'"),
+        ("KEY-0123456789-ABCDEFGH is unknown", "'.. is unknown'"),
+        ("key-0123456789-abcdefgh is unknown", "'.. is unknown'"),
+        ("a-word-of-many-letters and-some-more", "'a-word-of-many-letters and-some-more'"),
+        (None, "None"),
+    ],
+)
+def test_a_repr_tells_the_servers_words_without_numbers_ids_and_keys(error: str | None, shown: str) -> None:
+    assert f"error={shown}," in repr(a_status(error=error))
 
 
 def test_a_repr_tells_what_is_no_secret() -> None:
@@ -1079,6 +1191,7 @@ def test_nothing_wrong_in_an_optional_field_hides_the_code(noise: object) -> Non
     ("number", "read"),
     [
         (15550000000.5, "15550000000.5"),
+        (1, "+1"),
         ("-15551234567", "-15551234567"),
         ("-1e3", "-1e3"),
         ("1.5e0", "1.5e0"),
@@ -1099,7 +1212,8 @@ def test_an_error_that_is_nested_deeply_does_not_hide_the_code(depth: int) -> No
     error: list[Any] = []
     for _ in range(depth):
         error = [error]
-    assert OrderStatus.from_wire({"paid": True, "code": "1234", "error": error}, "ab12").code == "1234"
+    read = OrderStatus.from_wire({"paid": True, "code": "1234", "error": error}, "ab12")
+    assert (read.code, read.error) in {("1234", "[" * 300), ("1234", "(deeply nested)")}
 
 
 def test_a_row_is_named_by_the_first_field_that_says_something() -> None:
@@ -1107,6 +1221,13 @@ def test_a_row_is_named_by_the_first_field_that_says_something() -> None:
     assert Country.list_from_wire({"187": {"id": None, "eng": "USA"}}) == [Country(187, "USA")]
     rows = [{"value": "", "key": "tg"}, {"value": "wa"}, {"value": "tg"}]
     assert [service.code for service in Service.list_from_wire(rows)] == ["tg", "wa"]
+
+
+def test_a_rows_own_id_counts_and_not_its_key() -> None:
+    assert Country.list_from_wire({"7": {"id": 187, "eng": "USA"}, "8": {"cc": 15, "eng": "Poland"}}) == [
+        Country(187, "USA"),
+        Country(15, "Poland"),
+    ]
 
 
 def test_a_list_without_a_row_that_can_be_read_is_refused() -> None:
@@ -1123,5 +1244,6 @@ def test_what_only_looks_like_an_invoice_is_none() -> None:
 
 def test_kept_statuses_share_the_names_of_their_fields() -> None:
     """A reply brings its own copy of each name, and thousands of statuses are kept at once."""
-    first, second = (status(sample("orderstatus_number_assigned")).raw for _ in range(2))
+    every = sample("orderstatus_number_assigned") | dict.fromkeys(["code", "error", "smsStatus"], "")
+    first, second = (status(json.loads(json.dumps(every))).raw for _ in range(2))
     assert [id(name) for name in first] == [id(name) for name in second]

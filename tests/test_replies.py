@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 import ssl
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -288,8 +289,8 @@ def test_odd_json_is_read_as_json_is() -> None:
 
 def test_a_long_content_type_is_cut_and_escaped() -> None:
     error = unreadable(b"x", 200, {"Content-Type": "text/\x1b" + "h" * 1000})
-    assert r"text/\x1bhhh" in str(error)
-    assert len(str(error)) < 200
+    assert str(error) == rf"GET /orderstatus: HTTP 200: not JSON but text/\x1b{'h' * 71}: x"
+    assert str(unreadable(b"x")) == "GET /orderstatus: HTTP 200: not JSON but no content type: x"
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
@@ -323,6 +324,11 @@ def test_a_redirect_is_not_followed_and_names_nothing_but_the_host(status: int, 
     assert str(unreadable(b"", status)).endswith("a redirect to nowhere")
 
 
+def test_a_long_name_of_a_host_is_cut_at_80_characters() -> None:
+    error = unreadable(b"", 302, {"Location": f"https://{'host.' * 20}example/"})
+    assert str(error) == f"GET /orderstatus: HTTP 302: a redirect to {'host.' * 16}"
+
+
 def test_a_redirect_is_one_even_with_good_json_in_it() -> None:
     unreadable({"status": "OK", "paid": True}, 302, {"Location": "https://evil.example"})
 
@@ -342,6 +348,7 @@ GOOD = b'{"paid": true}'
         ("identity", GOOD),
         ("", GOOD),
     ],
+    ids=["gzip", "capitals", "x-gzip", "deflate", "identity", "none"],  # the time of day is in a gzip
 )
 def test_a_compression_is_undone(encoding: str, packed: bytes) -> None:
     assert read(packed, 200, {"Content-Encoding": encoding}) == {"paid": True}
@@ -367,6 +374,17 @@ def test_a_broken_compression_is_a_decode_error(encoding: str, packed: bytes, pr
     assert re.search(rf"broken compression \(({problem})", str(error))
     assert str(error).isprintable()
     assert refused(packed, 500, {"Content-Encoding": encoding}).reason is None
+
+
+def test_a_small_bomb_does_not_become_a_large_one() -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    tracemalloc.start()
+    try:
+        unreadable(bomb, 200, {"Content-Encoding": "gzip"})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_a_reply_may_be_as_long_as_the_limit_when_it_is_unpacked() -> None:
@@ -410,6 +428,7 @@ def test_without_the_header_a_rate_limit_says_nothing_of_time() -> None:
     error = refused({"status": "error", "reason": "api key over quota"}, 429)
     assert type(error) is RateLimited
     assert (error.retry_after, error.reason, error.status_code) == (None, "api key over quota", 429)
+    assert str(error) == "GET /orderstatus: HTTP 429: api key over quota"
 
 
 SHORT_NUMBERS = st.integers(-99, 9999).map(str)
@@ -468,6 +487,21 @@ BODIES = st.one_of(
     ).map(lambda parts: "".join(parts).encode()),
 )
 ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[rnt])")
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b' \n["abcd", "efgh"', ' \\n["..", ".."'),
+        (b'\xef\xbb\xbf\xef\xbb\xbf["abcd"]', '[".."]'),
+        (b"XML is spoken here", "XML is spoken here"),
+        (b'{"abcd', '{".."'),
+        (b"key ABCDEFGHIJKLMNOPQRST", "key .."),
+    ],
+    ids=["blanks before JSON", "two byte order marks", "an X at the beginning", "an object cut in its first name", "in capitals"],
+)
+def test_an_excerpt_is_not_misled_by_where_a_body_begins_or_ends(body: bytes, shown: str) -> None:
+    assert excerpt(body) == shown
 
 
 @given(BODIES)
@@ -656,13 +690,26 @@ NO_KEY = AuthenticationError("x", status_code=401)
         (NOTHING_CAME, True, False),
         (NO_JSON, True, False),
         (GATEWAY, True, False),
+        (APIError("x", status_code=500), True, False),
+        (APIError("x", status_code=499), False, False),
         (REASONED, False, True),
         (NOT_FOUND, False, False),
         (LIMITED, False, True),
         (NO_KEY, False, False),
         (AuthenticationError("x", status_code=400, reason="api key"), False, True),
     ],
-    ids=["nothing came", "no JSON", "gateway", "reasoned", "not found", "limited", "no key", "key refused"],
+    ids=[
+        "nothing came",
+        "no JSON",
+        "gateway",
+        "500 without words",
+        "499 without words",
+        "reasoned",
+        "not found",
+        "limited",
+        "no key",
+        "key refused",
+    ],
 )
 def test_an_error_is_told_from_an_answer(error: Sms4SatsError, *, unanswered: bool, decided: bool) -> None:
     assert _unanswered(error) is unanswered
@@ -687,13 +734,6 @@ def test_what_is_repeated_follows_from_what_it_does(repeat: Repeat, error: Sms4S
     assert _may_repeat(repeat, error, sent=sent, unknown=unknown) is again
 
 
-@pytest.mark.parametrize("repeat", Repeat)
-@pytest.mark.parametrize("sent", [True, False])
-def test_a_bad_certificate_does_not_get_better(repeat: Repeat, *, sent: bool) -> None:
-    error = _transport_error(STATUS_CALL, ssl.SSLCertVerificationError(1, "certificate verify failed"))
-    assert _may_repeat(repeat, error, sent=sent, unknown=1) is False
-
-
 def test_only_a_charge_whose_outcome_is_unknown_ends_as_such() -> None:
     lost = TransportError("POST /createsendorder: reset", order_id="abc")
     assert _final(SEND_CALL, lost, unknown=0) is lost
@@ -714,6 +754,10 @@ def test_a_pause_doubles_to_8_seconds_or_is_what_the_server_asks_up_to_60(attemp
         assert ceiling / 2 <= pause <= ceiling
     else:
         assert min(asked, LONGEST_RETRY_AFTER) <= pause <= max(ceiling, min(asked, LONGEST_RETRY_AFTER))
+
+
+def test_the_longest_pause_is_a_minute() -> None:
+    assert _backoff(1, RateLimited("x", retry_after=61)) == 60
 
 
 # --- what a transport raised -------------------------------------------------------------------------------------------------------
@@ -762,6 +806,14 @@ def test_a_chain_has_each_link_once_whatever_its_form() -> None:
     assert {id(link) for link in (outer, group, inner, context)} <= {id(link) for link in links}
 
 
+def test_a_chain_goes_on_after_a_link_that_it_has_had() -> None:
+    outer, first = httpx.ReadError("outer"), OSError(111, "Connection refused")
+    outer.__context__ = first
+    outer.__cause__ = ValueError("which was raised from what it caused")
+    outer.__cause__.__cause__ = outer
+    assert first in list(_chain(outer))
+
+
 def test_a_failure_of_tls_asks_for_the_date() -> None:
     tls = caused(httpx.ConnectError("failed"), ssl.SSLCertVerificationError(1, "certificate has expired"))
     assert _is_tls(tls)
@@ -785,6 +837,26 @@ def test_a_transport_error_is_printable_and_without_tracebacks_or_secrets() -> N
     assert isinstance(harmless.__cause__, httpx.ReadError)
 
 
+def test_the_ground_of_a_failure_is_cut() -> None:
+    assert len(str(_transport_error(STATUS_CALL, httpx.RemoteProtocolError("illegal status line: " + "ab " * 3000)))) < 400
+
+
+@pytest.mark.parametrize(
+    ("error", "ground", "kept"),
+    [
+        (OSError(111, "connect call to port 54321 failed"), "[Errno 111] connect call to port 54321 failed", True),
+        (httpx.ReadError("54321 bytes are missing"), ".. bytes are missing", False),
+        (OSError(5, f"cannot write {ORDER_ID[:4]}"), "[Errno 5] cannot write 0123", True),
+        (OSError(5, f"cannot write {ORDER_ID}"), "[Errno 5] cannot write ..", False),
+    ],
+    ids=["of the system", "of a library", "of the system, a part", "of the system, with a secret"],
+)
+def test_only_words_of_the_system_may_hold_a_long_number_and_none_may_hold_a_secret(error: Exception, ground: str, kept: bool) -> None:
+    ours = _transport_error(STATUS_CALL, error)
+    assert str(ours) == f"GET /orderstatus: {ground}"
+    assert ours.__cause__ is (error if kept else None)
+
+
 def test_nothing_of_this_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     refused({"status": "error", "reason": ORDER_ID}, 500)
@@ -793,6 +865,44 @@ def test_nothing_of_this_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 # --- secrets that come back --------------------------------------------------------------------------------------------------------
+
+SPOKEN = 'Gr\u00fcezi / "Bob"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("to +12025550143, which is 12025550143", "to .., which is .."),
+        ("to %2B12025550143.", "to ..."),
+        (f"<{SPOKEN}>", "<..>"),
+        (f"<{SPOKEN.upper()}>", "<..>"),
+        (r"<Gr\u00fcezi / \"Bob\"\n>", "<..>"),
+        (r'<Grüezi / "Bob"\n>', "<..>"),
+        ("<Gr%C3%BCezi%20%2F%20%22Bob%22%0A>", "<..>"),
+        ("cannot reach https://me.example/hook", "cannot reach .."),
+        ("no WhatsApp for 187", "no WhatsApp for 187"),
+    ],
+    ids=[
+        "a number",
+        "a number in an address",
+        "as sent",
+        "in capitals",
+        "as JSON",
+        "as a repr",
+        "as in an address",
+        "a webhook",
+        "no secret",
+    ],
+)
+def test_what_we_sent_is_blotted_in_every_form_that_it_takes_on_the_way(text: str, shown: str) -> None:
+    body = {"message": SPOKEN, "phone": PHONE, "webhookUrl": "https://me.example/hook", "service": "WhatsApp", "country": 187}
+    assert Call("POST", "/createsendorder", str, body=body).without_secrets(text) == shown
+
+
+def test_only_a_secret_of_four_characters_or_more_can_be_told_from_other_words() -> None:
+    assert Call("POST", "/createsendorder", str, body={"message": "noon"}).without_secrets("noon, afternoon") == ".., after.."
+    assert Call("POST", "/createsendorder", str, body={"message": "now"}).without_secrets("now, nowhere") == "now, nowhere"
+
 
 LONG_MESSAGE = 'Gr\u00fc\u00dfe "Bob"\nnoon ' + "and so on " * 12
 

@@ -17,7 +17,8 @@ import httpx
 import pytest
 from anyio.streams.tls import TLSStream
 
-from sms4sats_async import APIError, Client, DecodeError, OrderUnresolved, OrderWatcher, RateLimited, TransportError
+from sms4sats_async import APIError, Client, DecodeError, OrderUnresolved, OrderWatcher, OutcomeUnknown, RateLimited, TransportError
+from sms4sats_async.transport import Call
 from tests.servers import Reply, SeenRequest, closes, hangs, json_reply, resets, serve
 from tests.suspension import Till, by_native_cancel_after_turns, by_scope_after_turns, on_asyncio
 
@@ -198,6 +199,15 @@ async def test_a_connect_that_hangs_ends_at_half_the_timeout() -> None:
 # --- repeating ---------------------------------------------------------------------------------------------------------------------
 
 
+async def test_what_a_proxy_refuses_was_not_sent_so_even_a_purchase_is_tried_again() -> None:
+    async with serve(answers(page(407, b""))) as proxy:
+        async with client_of("https://service.example", proxy=proxy.url, attempts=3) as client:
+            with pytest.raises(TransportError) as caught:
+                await client.create_order(187, "tg", immediate=True)
+        assert not isinstance(caught.value, OutcomeUnknown)
+        assert [(request.method, request.target) for request in proxy.requests] == [("CONNECT", "service.example:443")] * 3
+
+
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 500, 503])
 async def test_a_reasoned_no_is_never_repeated(status: int) -> None:
     async with serve(answers(json_reply({"status": "error", "reason": "because"}, status))) as server, client_of(server.url) as client:
@@ -249,12 +259,35 @@ async def test_the_keep_alive_race_is_repeated_at_once_and_not_counted() -> None
         assert await OrderWatcher(client, ORDER).paid() is None  # type: ignore[func-returns-value]
 
 
+async def test_after_the_keep_alive_race_no_other_kept_connection_is_tried() -> None:
+    async with serve(lambda request, reply: reply.json(PAID), close_late=True) as server, client_of(server.url, attempts=1) as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(client.get_order_status, ORDER)
+        assert (await client.get_order_status(ORDER)).paid
+        assert len(server.requests) == 4
+
+
 async def test_the_keep_alive_race_is_repeated_once_only() -> None:
     async with serve([PAID, closes, closes]) as server, client_of(server.url, attempts=1) as client:
         await client.get_order_status(ORDER)
         with pytest.raises(TransportError):
             await client.get_order_status(ORDER)
         assert [request.connection for request in server.requests] == [1, 1, 2]
+
+
+async def test_who_paces_requests_is_asked_before_each_of_them_and_before_a_repeated_one_as_well() -> None:
+    departures = 0
+
+    async def departing() -> None:
+        nonlocal departures
+        departures += 1
+
+    call: Call[Any] = Call("GET", "/orderstatus", lambda payload: payload)
+    async with serve([PAID, closes, closes, PAID]) as server, client_of(server.url) as client:
+        for _ in range(2):
+            assert await client._transport.send(call, departing=departing) == PAID
+        assert departures == len(server.requests) == 4
 
 
 async def test_an_invoice_after_the_keep_alive_race_takes_a_fresh_connection_and_no_third() -> None:
