@@ -127,9 +127,9 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
     commands = [shlex.split(line) for line in re.findall(r"^python3.11 -m venv .*$", README, re.MULTILINE)]
     demo, tests = commands
     assert demo[-3:] == ["-m", "sms4sats_async", "demo"]
-    assert tests[-2:] == ["-m", "pytest"]
+    assert tests[-4:] == ["-m", "pytest", "-n", "auto"]
     ci = (ROOT / ".ci" / "run").read_text()
-    assert " ".join(tests[-2:]) in ci
+    assert " ".join(tests[-4:]) in ci
     for extra in (".[sandbox,trio,aiohttp,socks]", "--group test"):
         assert extra in " ".join(tests)
         assert extra in ci
