@@ -379,7 +379,7 @@ class Probe:
         """Raise ``RuntimeError`` if the client is at work in another event loop."""
         self._transport.check_loop()
 
-    async def look(self, order_id: str, saw: Callable[[OrderStatus], None]) -> None:
+    async def look(self, order_id: str, saw: Callable[[OrderStatus], object]) -> None:
         """Ask for an order's status, once; ``saw`` is told of it as soon as it is read, so that whoever is cancelled just then has it."""
         call = _status_call(order_id, saw)
         del order_id
@@ -408,7 +408,7 @@ class _Hidden(dict[str, Any]):
         return "{..}"
 
 
-def _status_call(order_id: str, saw: Callable[[OrderStatus], None] | None = None) -> Call[OrderStatus]:
+def _status_call(order_id: str, saw: Callable[[OrderStatus], object] | None = None) -> Call[OrderStatus]:
     check_order_id(order_id)
 
     def decode(payload: object) -> OrderStatus:

@@ -121,24 +121,20 @@ class Watch:
     async def _look(self, step: Look, probe: Probe) -> Failure | None:
         began, probe.departed_at = anyio.current_time(), -math.inf  # it departs when it has a connection
         failure = Failure("no answer in time")
-        seen = False
-
-        def saw(status: OrderStatus) -> None:
-            nonlocal seen
-            seen = True
-            self.life = self.life.saw(status, probe.departed_at, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
-
+        seen: list[OrderStatus] = []
         self.looking = anyio.CancelScope(deadline=step.before)
         try:
             with self.looking:
-                await probe.look(self.order.id, saw)
+                await probe.look(self.order.id, seen.append)
         except Sms4SatsError as error:
             failure = self._heard(error)
         except BaseException:
             self.life = self.life.broken_off(probe.departed_at)
             raise
-        finally:
+        finally:  # a cancel that comes after the status was read takes nothing away
             self.looking = None
+            for status in seen:
+                self.life = self.life.saw(status, probe.departed_at, anyio.current_time(), random.uniform(-1, 1))  # noqa: S311
         if seen:
             return None
         self.failed(step, failure, max(began, probe.departed_at))

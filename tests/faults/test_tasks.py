@@ -562,8 +562,8 @@ class FromAnotherLoop:
         self.batch.add("one-more")
 
     async def watch_many(self) -> None:
-        async with BatchWatcher(self.client, [ORDER]) as batch:
-            await anext(batch)
+        async with BatchWatcher(self.client, [ORDER]):
+            raise AssertionError("it let us in")
 
     async def close(self) -> None:
         await self.client.aclose()
