@@ -593,7 +593,7 @@ class Wave:
         self._judge_end(user, watch, ended)
         cut_short = error is None or isinstance(error, OrderUnresolved | CancelRefused | APIError | RuntimeError)
         if held.settled_at <= now:
-            in_time = held.settled_at <= max(watch.window_end, *held.looks) or not isinstance(error, OrderExpired)
+            in_time = held.settled_at <= max([watch.window_end, *held.looks]) or not isinstance(error, OrderExpired)
             missed = in_time and not cut_short
             self.found.expect(not missed, "no code is lost", self._where(user, repr(error)))
             self.found.counts["came back for it"] += not missed
