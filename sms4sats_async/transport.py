@@ -237,15 +237,15 @@ class ClosedError(RuntimeError):
 class _Lane:
     """One connection, made when first needed.
 
-    ``streams`` holds the connection from its first moment: httpcore forgets it when a SOCKS proxy says no, or when it is cancelled in a
+    ``stream`` is the connection from its first moment on: httpcore forgets it when a SOCKS proxy says no, or when it is cancelled in a
     TLS handshake, and would leave it to the garbage collector.
     """
 
-    __slots__ = ("own", "streams", "transport", "used")
+    __slots__ = ("own", "stream", "transport", "used")
 
     def __init__(self, transport: httpx.AsyncBaseTransport, *, own: bool) -> None:
         self.transport = transport
-        self.streams: list[Any] = []
+        self.stream: Any = None
         self.own = own
         self.used = False
 
@@ -659,8 +659,8 @@ async def _close(lane: _Lane) -> None:
 
         async def close() -> None:
             await _quietly(lane.transport.aclose)
-            for stream in lane.streams:
-                await _quietly(stream.aclose)
+            if lane.stream is not None:
+                await _quietly(lane.stream.aclose)
 
         await sheltered(close)
 
@@ -683,7 +683,7 @@ def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, An
                 raise TransportError("nothing was sent")
             outcome.sent = True
         elif event.endswith(".connect_tcp.complete"):
-            lane.streams.append(info["return_value"])
+            lane.stream = info["return_value"]
 
     return trace
 
