@@ -7,7 +7,7 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from types import TracebackType
 from typing import Self, cast
@@ -122,6 +122,7 @@ class BatchWatcher:
         self._paced = max_rate is not None
         self._patience = LEAVE_TIMEOUT + (0.0 if max_rate is None else 1 / max_rate)
         self._orders = orders
+        self._untaken: Iterator[Order | str] | None = None
         self._max_watching = max_watching
         self._cancel_on_exit = cancel_on_exit
         self._watches: dict[str, Watch] = {}
@@ -248,7 +249,7 @@ class BatchWatcher:
                     async for order in orders:
                         await self._feed_one(order)
             else:
-                for order in orders:
+                for order in self._iterator():
                     await self._feed_one(order)
         except anyio.get_cancelled_exc_class():
             if self._leaving is None and self._closed is None:
@@ -274,6 +275,27 @@ class BatchWatcher:
         await anyio.lowlevel.checkpoint()
         while len(self._watches) + len(self._unread) >= self._max_watching:
             await self._change()
+
+    def _judge_untaken(self, closed: ClosedError) -> None:
+        """Say so if there is more in ``orders`` than was taken; of an asynchronous one it is taken for granted.
+
+        Whether there is more tells only the next one, which then has its outcome as well.
+        """
+        try:
+            if not isinstance(self._orders, AsyncIterable):
+                self._take(next(self._iterator()))
+        except StopIteration:
+            return
+        except Exception as problem:  # noqa: BLE001 - theirs, as in the feeder
+            self._spoilt("orders", problem)
+        else:
+            self._spoilt("the rest of orders", closed)
+
+    def _iterator(self) -> Iterator[Order | str]:
+        if self._untaken is None:
+            assert isinstance(self._orders, Iterable)  # else it is asynchronous  # noqa: S101
+            self._untaken = iter(self._orders)
+        return self._untaken
 
     def _take(self, order: Order | str) -> None:
         watch = self._terms.watch(order)
@@ -308,10 +330,10 @@ class BatchWatcher:
                 await self._serve(watch, probe)
         except ClosedError as closed:
             self._closed = closed
-            if not self._fed and self._leaving is None and self._problem is None:
-                self._spoilt("the rest of orders", closed)
             self._feeder.stop()
             self._file_all()
+            if not self._fed and self._leaving is None and self._problem is None:
+                self._judge_untaken(closed)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as broken:  # Ctrl-C strikes where it likes; anything else must not leave the reader waiting for ever
@@ -476,7 +498,9 @@ class BatchWatcher:
         """Give an outcome to each order that is still open; log and return what a person should know of how the block was left."""
         for watch in list(self._watches.values()):
             watch.life = watch.life.at(math.inf)
-            error = watch.error() or self._left_open(watch) or self._unresolved(watch, f"left open: no answer for {LEAVE_TIMEOUT:g} s")
+            error = watch.error()
+            if watch.life.end is None:
+                error = self._left_open(watch) or self._unresolved(watch, f"left open: no answer for {LEAVE_TIMEOUT:g} s")
             self._finish(watch, error)
         left = self._left if self._cancel_on_exit else []  # else it was meant so
         free = sum(watch.life.cancellable for watch in left)

@@ -28,7 +28,7 @@ from sms4sats_async.models import (
     mask,
     order_id_in,
 )
-from sms4sats_async.transport import LIST_LIMIT, AsyncBaseTransport, Call, Repeat, Transport
+from sms4sats_async.transport import LIST_LIMIT, AsyncBaseTransport, Call, Repeat, Secret, Transport
 
 T = TypeVar("T")
 
@@ -84,10 +84,8 @@ class Client:
         transport: AsyncBaseTransport | None = None,
         on_order: Callable[[Order], object] | None = None,
     ) -> None:
-        if api_key is not None:
-            _check_text("api_key", api_key)
-            if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
-                raise ValueError("api_key must be printable ASCII without blanks")
+        key = _secret(api_key)
+        del api_key  # frames are printed with what they hold
         _check_seconds("timeout", timeout)
         check_count("max_connections", max_connections)
         check_count("attempts", attempts)
@@ -96,7 +94,7 @@ class Client:
         if transport is not None and not inspect.iscoroutinefunction(getattr(transport, "handle_async_request", None)):
             raise TypeError("transport must be an httpx.AsyncBaseTransport (of a sandbox, it is sandbox.transport())")
         self._transport = Transport(
-            api_key=api_key,
+            api_key=key,
             base_url=base_url,
             timeout=timeout,
             max_connections=max_connections,
@@ -109,6 +107,8 @@ class Client:
         self.orphaned_orders: list[Order] = []
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_transport"):  # a bad argument: tracebacks show what never came to be
+            return "<Client>"
         return f"<Client {self._transport.base_url}{' closed' if self.is_closed else ''}>"
 
     async def __aenter__(self) -> Self:
@@ -376,7 +376,7 @@ class Probe:
         return self._transport.max_connections
 
     def check_loop(self) -> None:
-        """Raise ``RuntimeError`` if the client is at work in another event loop."""
+        """Raise ``RuntimeError`` if the client is of another event loop."""
         self._transport.check_loop()
 
     async def look(self, order_id: str, saw: Callable[[OrderStatus], object]) -> None:
@@ -433,6 +433,15 @@ def check_order_id(order_id: object) -> None:
     if isinstance(order_id, Order):
         raise TypeError("order_id must be a str: pass order.id")
     _check_text("order_id", order_id)
+
+
+def _secret(api_key: str | None) -> Secret | None:
+    if api_key is None:
+        return None
+    _check_text("api_key", api_key)
+    if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+        raise ValueError("api_key must be printable ASCII without blanks")
+    return Secret(api_key)
 
 
 def _check_text(name: str, value: object) -> None:

@@ -56,6 +56,8 @@ class Sheltered(Generic[T]):
         """
         try:
             await self._finished.wait()
+        except GeneratorExit:
+            raise
         except BaseException as first:  # noqa: BLE001 - held back, not swallowed
             interruption = first
             cancelled = anyio.get_cancelled_exc_class()
@@ -66,6 +68,9 @@ class Sheltered(Generic[T]):
                         await self._finished.wait()
                     except cancelled as later:  # only a native one comes through a shield, and nobody else raises it
                         interruption = later
+                    except BaseException:  # a second Ctrl-C
+                        self.stop()
+                        raise
             raise interruption from None
 
     def stop(self) -> None:

@@ -18,6 +18,7 @@ import math
 import random
 import re
 import ssl
+import sys
 import urllib.parse
 import urllib.request
 import zlib
@@ -263,7 +264,7 @@ class Transport:
     def __init__(
         self,
         *,
-        api_key: str | None,
+        api_key: Secret | None,
         base_url: str,
         timeout: float,
         max_connections: int,
@@ -274,7 +275,7 @@ class Transport:
     ) -> None:
         self._base = parse_base_url(base_url)
         self._prefix = str(self._base).rstrip("/")
-        self._key = None if api_key is None else Secret(api_key)
+        self._key = api_key
         self._headers = httpx.Headers(
             {
                 "Host": self._base.netloc.decode("ascii"),
@@ -405,7 +406,7 @@ class Transport:
 
     async def _exchange(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> None:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
-        whole = False
+        whole, theirs = False, sys.exception()  # what the caller is handling: not ours to read or to touch
         flight.deadline = self._clock() + self._timeout
         try:
             with flight:
@@ -414,7 +415,7 @@ class Transport:
                 except BaseExceptionGroup as group:  # on trio, httpcore's connect raises a group of nothing but Cancelled
                     raise one_of(group) from None
                 except anyio.get_cancelled_exc_class() as cancellation:
-                    for link in _chain(cancellation):  # the frames below hold the request, its key and its order's id
+                    for link in _chain(cancellation, theirs):  # the frames below hold the request, its key and its order's id
                         link.__traceback__ = None
                     raise
             if flight.cancelled_caught and not outcome.concluded:
@@ -423,8 +424,8 @@ class Transport:
         except Exception as error:  # noqa: BLE001 - whatever comes out of a transport, httpx's or not, is a TransportError
             if not outcome.concluded:
                 outcome.stale = lane.used and not outcome.answered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
-                outcome.untrusted = _is_tls(error)
-                outcome.error = _transport_error(call, error)
+                outcome.untrusted = _is_tls(error, theirs)
+                outcome.error = _transport_error(call, error, theirs)
         finally:
             lane.used = lane.own
             try:
@@ -441,7 +442,7 @@ class Transport:
 
     async def _ask(self, lane: _Lane, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> bool:
         """Return True when the reply was read to its end, so that the lane can be used again."""
-        if lane.own and (call.repeat is not Repeat.READ or not lane.used):
+        if lane.own:
             request.extensions = {**self._timeouts, "trace": _gate(lane, outcome)}
         response = await lane.transport.handle_async_request(request)
         outcome.answered = True
@@ -531,9 +532,9 @@ class Transport:
         return self._permits
 
     def check_loop(self) -> None:
-        """Raise ``RuntimeError`` if the client is at work in another event loop than the one that runs now."""
+        """Raise ``RuntimeError`` if the client is of another event loop than the one that runs now."""
         if self._permits is not None and self._loop != self._current_loop():
-            raise RuntimeError("this client is at work in another event loop: make one client for each loop")
+            raise RuntimeError("this client is of another event loop: make one client for each loop")
 
     def _release(self, flight: anyio.CancelScope) -> None:
         del self._flights[flight]
@@ -546,7 +547,8 @@ class Transport:
 
     async def aclose(self) -> None:
         """Refuse further calls, wake every pause, end the reads under way, let a spending call come to its end, close all lanes."""
-        self.check_loop()
+        if not self.closed:
+            self.check_loop()
         self.closed = True
         for nap in self._naps:
             nap.cancel()
@@ -905,14 +907,14 @@ def _backoff(attempt: int, error: Sms4SatsError) -> float:
     return delay
 
 
-def _transport_error(call: Call[Any], error: Exception) -> TransportError:
+def _transport_error(call: Call[Any], error: Exception, theirs: BaseException | None = None) -> TransportError:
     """Ours for whatever a transport raised, with the ground of it, and with no traceback: those hold requests, and requests secrets."""
-    tells = [link for link in _chain(error) if _tells_secret(call, link)]
-    ground = call.without_secrets(_ground(error))
+    tells = [link for link in _chain(error, theirs) if _tells_secret(call, link)]
+    ground = call.without_secrets(_ground(error, theirs))
     ground = (harmless(ground) if tells else printable(ground))[:_MAX_WORDS]
-    date = f"; is this machine's date right? It says {datetime.now().astimezone():%Y-%m-%d}" if _is_tls(error) else ""
+    date = f"; is this machine's date right? It says {datetime.now().astimezone():%Y-%m-%d}" if _is_tls(error, theirs) else ""
     ours = TransportError(f"{call}: {ground}{date}")
-    for link in _chain(error):
+    for link in _chain(error, theirs):
         link.__traceback__ = None
     if not tells:  # else it would tell wherever a traceback is printed
         ours.__cause__ = error
@@ -925,9 +927,9 @@ def _tells_secret(call: Call[Any], link: BaseException) -> bool:
     return call.without_secrets(text) != text or (not isinstance(link, OSError) and harmless(text) != printable(text))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException, theirs: BaseException | None = None) -> Iterator[BaseException]:
     """The error, what it was raised from, and so on, groups opened, each once."""
-    seen: set[int] = set()
+    seen: set[int] = {id(theirs)}
     waiting = [error]
     while waiting:
         link = waiting.pop()
@@ -940,10 +942,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             waiting.extend(cast("BaseExceptionGroup[BaseException]", link).exceptions)
 
 
-def _ground(error: Exception) -> str:
+def _ground(error: Exception, theirs: BaseException | None = None) -> str:
     """The first thing in the chain that an operating system or a TLS library said; httpx hides it behind words of its own."""
     grounds = [
-        link for link in _chain(error) if isinstance(link, OSError) and not isinstance(link, ssl.SSLWantReadError | ssl.SSLWantWriteError)
+        link
+        for link in _chain(error, theirs)
+        if isinstance(link, OSError) and not isinstance(link, ssl.SSLWantReadError | ssl.SSLWantWriteError)
     ]
     grounds = [link for link in grounds if link.args and not isinstance(link.args[0], BaseException)]
     told = next((link for link in grounds if link.errno is not None or isinstance(link, ssl.SSLError)), None)
@@ -951,9 +955,9 @@ def _ground(error: Exception) -> str:
     return text if told is None or str(told) in text else f"{text} ({told})"
 
 
-def _is_tls(error: Exception) -> bool:
+def _is_tls(error: Exception, theirs: BaseException | None = None) -> bool:
     """Was a certificate refused? A reset in a handshake is an ``SSLError`` as well, or leaves one in the chain."""
-    return any(isinstance(link, ssl.SSLCertVerificationError) for link in _chain(error))
+    return any(isinstance(link, ssl.SSLCertVerificationError) for link in _chain(error, theirs))
 
 
 # --- addresses ---------------------------------------------------------------------------------------------------------------------

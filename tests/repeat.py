@@ -3,8 +3,8 @@
     python -m tests.repeat                          # 200 times, as many at once as there are cores
     python -m tests.repeat --times 20 tests/test_watcher.py
 
-Each run is a process of its own, and hypothesis draws other examples in each. What fails is printed with its run's output. The exit code
-is 1 when anything failed, else 0.
+Each run is a process of its own; what differs between them is the client's own dice, trio's order of tasks, and the machine. What fails
+is printed with its run's output. The exit code is 1 when anything failed, else 0.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import logging
 import pickle
 import random
@@ -1500,7 +1501,7 @@ async def test_closing_the_client_ends_every_order_as_unresolved_and_the_iterati
             outcomes = await read_until_closed(batch)
         assert shop.now == closed
         assert sorted(by_id(outcomes)) == sorted(orders.pulled)
-        assert ends_of(outcomes) == {None: 2, OrderUnresolved: 18}
+        assert ends_of(outcomes) == {None: 2, OrderUnresolved: 19}  # one of them tells that there are more, and was not watched
         assert all("closed" in str(outcome.error) for outcome in outcomes if outcome.error is not None)
         with pytest.raises(RuntimeError, match="the client is open"):
             batch.add(ORDER_ID)
@@ -1530,6 +1531,63 @@ async def test_a_batch_of_a_closed_client_ends_at_once() -> None:
     await client.aclose()
     async with BatchWatcher(client, Counting(endless())) as batch:
         assert set(ends_of(await read_until_closed(batch))) <= {OrderUnresolved}
+
+
+@pytest.mark.parametrize("orders", [[], ids(2), iter(ids(2))])
+async def test_a_client_closed_when_all_orders_were_taken_says_nothing(orders: Iterable[str]) -> None:
+    client = Client(transport=Shop({0: PAID}))
+    async with BatchWatcher(client, orders, max_watching=2) as batch:
+        await anyio.sleep(10)
+        assert batch.watching in (0, 2)
+        await client.aclose()
+        outcomes = await read_until_closed(batch, all_taken=True)
+    assert set(ends_of(outcomes)) <= {OrderUnresolved}
+
+
+async def test_what_orders_raises_after_the_client_was_closed_is_raised() -> None:
+    def spoilt() -> Iterator[str]:
+        yield ORDER_ID
+        raise KeyError("theirs")
+
+    client = Client(transport=Shop({0: PAID}))
+    with pytest.raises(KeyError, match="theirs"):
+        async with BatchWatcher(client, spoilt(), max_watching=1) as batch:
+            await anyio.sleep(10)
+            await client.aclose()
+            async for outcome in batch:
+                assert type(outcome.error) is OrderUnresolved
+
+
+async def test_a_code_that_was_read_as_leaving_gave_up_is_in_the_outcome() -> None:
+    """The look after a refused cancel has read the code; a transport that is slow to close its reply keeps it back."""
+
+    class SlowToClose(httpx.AsyncByteStream):
+        def __init__(self, body: bytes) -> None:
+            self._body = body
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield self._body
+
+        async def aclose(self) -> None:
+            await anyio.sleep(1000)
+
+    class LateShop(httpx.AsyncBaseTransport):
+        cancelled = False
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path == "/cancelorder":
+                self.cancelled = True
+                return httpx.Response(500, json={"status": "error", "reason": "code already received"})
+            told = {"status": "OK", "paid": True, "number": "15550001111"}
+            if not self.cancelled:
+                return httpx.Response(200, json=told)
+            return httpx.Response(200, stream=SlowToClose(json.dumps(told | {"code": "048213"}).encode()))
+
+    client = Client(transport=LateShop(), timeout=100)
+    async with BatchWatcher(client, [ORDER_ID]) as batch:
+        await anyio.sleep(10)
+    assert [(outcome.code, outcome.error) for outcome in batch.unread] == [("048213", None)]
+    await client.aclose()
 
 
 async def test_a_client_closed_while_the_block_is_left_ends_the_leaving() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -329,3 +330,12 @@ def test_a_client_shows_no_key_and_cannot_be_pickled() -> None:
     assert KEY not in repr(vars(c)) + repr(vars(c._transport))
     with pytest.raises(TypeError):
         pickle.dumps(c)
+
+
+def test_a_client_that_was_not_made_has_a_repr_and_no_key_in_its_frames() -> None:
+    with pytest.raises(ValueError, match="timeout") as caught:
+        Client(api_key="a-key-nobody-may-see", timeout=-1)
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    own_frames = shown.partition("client.py")[2]
+    assert "<Client>" in own_frames
+    assert "nobody-may-see" not in own_frames.replace('api_key="a-key-nobody-may-see"', "")

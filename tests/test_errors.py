@@ -4,6 +4,8 @@ import copy
 import inspect
 import pickle
 import re
+import ssl
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -18,6 +20,9 @@ import sms4sats_async
 from sms4sats_async import Client, Order, OrderStatus, errors
 from sms4sats_async.errors import OutcomeUnknown, Sms4SatsError, TransportError, printable
 from sms4sats_async.transport import _chain
+from tests.servers import closes, hangs, serve
+
+KEY = "key-of-a-test-0001"
 
 TREE: dict[str, str] = {
     "Sms4SatsError": "Exception",
@@ -346,3 +351,34 @@ async def test_what_is_louder_than_a_cancellation_comes_out_of_a_group_alone() -
         with pytest.raises(Stop) as caught, anyio.move_on_after(1):
             await client.get_order_status(ORDER_ID)
     assert caught.value is stop
+
+
+# --- what the caller is handling ---------------------------------------------------------------------------------------------------
+
+
+def no_such_file() -> NoReturn:
+    raise OSError(2, "No such file", "/home/somebody/seed.txt") from ssl.SSLCertVerificationError(1, "certificate verify failed")
+
+
+async def test_what_the_caller_is_handling_is_neither_read_nor_touched() -> None:
+    async with serve([closes, {"balance": 7}, hangs]) as server, Client(api_key=KEY, base_url=server.url, trust_env=False) as client:
+        with pytest.raises(OSError, match="No such file") as theirs:
+            try:
+                no_such_file()
+            finally:
+                assert await client.get_balance() == 7  # nobody's certificate was refused: it is read again
+                with anyio.move_on_after(1) as soon:
+                    await client.get_balance()
+                assert soon.cancelled_caught
+    assert "no_such_file" in [frame.name for frame in traceback.extract_tb(theirs.tb)]
+
+
+async def test_no_word_of_what_the_caller_is_handling_is_in_our_error() -> None:
+    async with serve([closes]) as server, Client(base_url=server.url, trust_env=False, attempts=1) as client:
+        with pytest.raises(OSError, match="No such file"):
+            try:
+                no_such_file()
+            finally:
+                with pytest.raises(TransportError) as caught:
+                    await client.get_order_status("order-to-watch-1")
+    assert "seed" not in str(caught.value)

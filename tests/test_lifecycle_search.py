@@ -335,7 +335,7 @@ class Scripted(Transport):
     def __init__(self, attempts: int = 4) -> None:
         address = "https://sms4sats.example"
         super().__init__(
-            api_key="sk-x", base_url=address, timeout=1, max_connections=1, attempts=attempts, proxy=None, trust_env=False, transport=None
+            api_key=None, base_url=address, timeout=1, max_connections=1, attempts=attempts, proxy=None, trust_env=False, transport=None
         )
         self.script: list[str] = []
 

@@ -286,3 +286,11 @@ async def test_both_ways_of_cancelling_are_known_to_the_helper() -> None:
     for way in (by_scope, by_two_native_cancels) if on_asyncio() else (by_scope,):
         ending: Ending[str] = await way(lambda: sheltered(working(1, done)), 1_000)
         assert (ending.triggered, ending.value) == (False, "done")
+
+
+@asyncio_only
+async def test_a_coroutine_that_is_closed_while_it_waits_is_closed() -> None:
+    waiting = sheltered(lambda: anyio.sleep(1))
+    waiting.send(None)
+    waiting.close()
+    await anyio.sleep(2)  # the work comes to its end by itself

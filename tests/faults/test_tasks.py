@@ -612,7 +612,7 @@ async def test_row_90_used_from_another_loop_it_refuses(use: Callable[[FromAnoth
         await anyio.to_thread.run_sync(elsewhere, FromAnotherLoop(client, watcher, batch))
         sent, watching, is_closed = len(server.requests), batch.watching, client.is_closed
         tasks.cancel_scope.cancel()
-    assert refusals == ["this client is at work in another event loop: make one client for each loop"]
+    assert refusals == ["this client is of another event loop: make one client for each loop"]
     assert (sent, watching, is_closed) == (2, 1, False)
 
 
@@ -646,7 +646,7 @@ FORKED = """
 def test_row_90_used_after_a_fork_it_refuses(backend: str) -> None:
     program = textwrap.dedent(FORKED.format(backend=backend))
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert told.stdout == "this client is at work in another event loop: make one client for each loop 1\n"
+    assert told.stdout == "this client is of another event loop: make one client for each loop 1\n"
 
 
 # --- 91: no more work ---------------------------------------------------------------------------------------------------------------
