@@ -18,8 +18,9 @@ import pytest
 from sms4sats_async import Client, Order, OrderCancelled, OrderExpired, OrderFailed, OrderUnresolved, OrderWatcher, Sms4SatsError
 from tests import soak as soaking
 from tests.conftest import HAS_TRIO
-from tests.faults.service import NEVER, WINDOW, Service, slow
+from tests.faults.service import NEVER, WINDOW, Fault, Held, Service, resets, slow
 from tests.faults.stacks import Stack, every_stack
+from tests.servers import SeenRequest
 from tests.soak import Fate, Found, Setup, soak
 
 BACKENDS = ["asyncio", "trio"] if HAS_TRIO else ["asyncio"]
@@ -348,8 +349,14 @@ def test_the_orders_are_those_that_were_stated() -> None:
     assert sum(fate.outage is not None for fate in fates) / len(fates) == pytest.approx(0.08, abs=0.01)
 
 
-async def test_looks_are_a_second_apart_although_the_first_had_to_wait_for_a_connection() -> None:
-    service = Service(lambda request, about: slow(2.9) if about is first else None)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_looks_are_a_second_apart_although_the_first_had_to_wait_for_a_connection(fails: bool) -> None:
+    def plan(request: SeenRequest, about: Held | None) -> Fault | None:
+        if about is first:
+            return slow(2.9)
+        return resets if fails and not second.looks else None
+
+    service = Service(plan)
     first, second = service.order("1" * 32, paid_at=0.0), service.order("2" * 32, paid_at=0.0)
     async with service.serving() as server, Client(base_url=server.url, max_connections=1, trust_env=False) as client:
         with anyio.move_on_after(20):
