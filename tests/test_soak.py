@@ -18,7 +18,7 @@ import pytest
 from sms4sats_async import Client, Order, OrderCancelled, OrderExpired, OrderFailed, OrderUnresolved, OrderWatcher, Sms4SatsError
 from tests import soak as soaking
 from tests.conftest import HAS_TRIO
-from tests.faults.service import NEVER, WINDOW, Fault, Held, Service, resets, slow
+from tests.faults.service import NEVER, WINDOW, Fault, Held, Service, slow, status
 from tests.faults.stacks import Stack, every_stack
 from tests.servers import SeenRequest
 from tests.soak import Fate, Found, Setup, soak
@@ -354,7 +354,7 @@ async def test_looks_are_a_second_apart_although_the_first_had_to_wait_for_a_con
     def plan(request: SeenRequest, about: Held | None) -> Fault | None:
         if about is first:
             return slow(2.9)
-        return resets if fails and not second.looks else None
+        return status(503) if fails and not second.looks else None
 
     service = Service(plan)
     first, second = service.order("1" * 32, paid_at=0.0), service.order("2" * 32, paid_at=0.0)
