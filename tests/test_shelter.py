@@ -11,7 +11,7 @@ import pytest
 
 from sms4sats_async.shelter import Sheltered, sheltered
 from tests.conftest import HAS_TRIO
-from tests.suspension import Ending, asyncio_only, by_scope, by_two_native_cancels, on_asyncio, tasks_alive, ways
+from tests.suspension import Ending, _ctrl_c, asyncio_only, by_scope, by_two_native_cancels, on_asyncio, run_virtually, tasks_alive, ways
 from tests.virtual_time import VirtualTimeLoop
 
 
@@ -294,3 +294,27 @@ async def test_a_coroutine_that_is_closed_while_it_waits_is_closed() -> None:
     waiting.send(None)
     waiting.close()
     await anyio.sleep(2)  # the work comes to its end by itself
+
+
+@pytest.mark.skipif(not HAS_TRIO, reason="asyncio makes a cancellation of the first Ctrl-C")
+def test_a_second_ctrl_c_on_trio_ends_what_the_first_held_back() -> None:
+    ended: list[float] = []
+
+    async def main() -> None:
+        strike = _ctrl_c()
+
+        async def twice() -> None:
+            for _ in range(2):
+                await anyio.sleep(1)
+                strike()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(twice)
+            try:
+                await sheltered(lambda: anyio.sleep(1000), grace=500)
+            finally:
+                ended.append(anyio.current_time())
+
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)):
+        run_virtually("trio", main)
+    assert [round(at) for at in ended] == [2]
