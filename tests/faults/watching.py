@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import pytest
 
 from sms4sats_async import BatchWatcher, Client, Order, OrderWatcher, Outcome, Sms4SatsError
+from sms4sats_async.batch import DOZE
 
 
 class Watched(Protocol):
@@ -31,3 +32,8 @@ async def in_a_batch(client: Client, order: Order | str, /, **options: Any) -> O
 
 either_way = pytest.mark.parametrize("watched", [alone, in_a_batch], ids=["alone", "batch"])
 """For a test that takes ``watched``: the same order watched by itself, and in a batch."""
+
+
+def on_time(expected: Any) -> Any:
+    """Equal, but for what a batch may be late: it wakes every 20 ms at the most, and three steps come one after the other."""
+    return pytest.approx(expected, abs=3 * DOZE)
