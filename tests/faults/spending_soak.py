@@ -380,8 +380,8 @@ def _run(stack: Stack, backend: str, calls: int, seed: int) -> bool:
     began = time.process_time()
     figures = anyio.run(soak, stack, calls, seed, backend=backend, backend_options=backend_options(backend))
     cpu = time.process_time() - began  # pragma: no cover - the tracer has lost this frame
-    print(table(f"{backend}, {stack.name}", figures, cpu), flush=True)  # pragma: no cover
-    return bool(figures.broken)  # pragma: no cover
+    print(table(f"{backend}, {stack.name}", figures, cpu), flush=True)  # pragma: no cover - nor here
+    return bool(figures.broken)  # pragma: no cover - nor here
 
 
 def table(name: str, figures: Figures, cpu: float) -> str:
