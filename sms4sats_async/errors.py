@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # for type checkers only: at run time this room imports nothi
 
 def printable(text: str) -> str:
     """Make foreign words safe for a message and a log: what cannot be printed becomes an escape."""
+    if text.isprintable():  # nearly always
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape", "replace").decode() for char in text)
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 import anyio
 
 if TYPE_CHECKING:
+    import asyncio
+
     from anyio.abc import TaskGroup
 
 T = TypeVar("T")
@@ -117,7 +119,12 @@ class Crew:
         # work to end in its own way. This is the documented way for a task to leave the list (asyncio, "Extending").
         asyncio._unregister_task(task)  # noqa: SLF001
         self._tasks.add(task)  # the loop itself holds its tasks weakly
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # Ctrl-C, which the loop has raised already: asked for, so that asyncio does not log it as forgotten
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._nursery is None:

@@ -29,7 +29,8 @@ What the judge means:
   the run and the end of its warm-up (a third of the waves).
 
 Faults that no client could survive are left out: a false code, number or id, a hidden code, a cancel that is confirmed and not done.
-"Too many requests" slows a whole batch, which is its job, so that a batch meets it in outages only.
+"Too many requests" is said to a client, not to an order, and slows a whole batch, which is its job: so a batch meets it in outages of
+the whole service only.
 """
 
 import argparse
@@ -554,6 +555,7 @@ class Wave:
         )
         held.code, held.number = f"{number * 7919 % 1_000_000:06d}", f"1555{number % 10_000_000:07d}"
         outages = [] if fate.outage is None else [Outage(now + fate.outage[0], now + fate.outage[1], fate.outage[2])]
+        outages = [outage for outage in outages if not (self.setup.batch and outage.name.startswith("429"))]
         user = User(number, order, held, fate, outages)
         self.users[order.id] = user
         self.found.counts["orders"] += 1
