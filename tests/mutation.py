@@ -260,13 +260,14 @@ def listed() -> set[Mutant]:
 def main(arguments: list[str] | None = None) -> int:
     names = [target.name for target in TARGETS]
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("targets", nargs="*", default=names, choices=names, metavar="target", help=", ".join(names))
+    every = f"{', '.join(names)}; all of them by default"
+    parser.add_argument("targets", nargs="*", choices=[*names, []], metavar="target", help=every)  # argparse looks for [] among them, too
     parser.add_argument("--jobs", type=int, default=1, help="how many variants are tried at the same time")
     chosen = parser.parse_args(arguments)
     allowed = listed()
     failed = False
     for target in TARGETS:
-        if target.name not in chosen.targets:
+        if target.name not in (chosen.targets or names):
             continue
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
