@@ -905,6 +905,17 @@ def test_the_servers_words_tell_neither_the_id_nor_the_number_nor_the_code_in_an
     assert life.harmless(f"{ID.upper()}: QXZW came for 1555, qxzw for +1555", ID) == "64..d8: .. came for .., .. for +.."
 
 
+def test_the_servers_words_are_in_no_repr_of_a_life() -> None:
+    refused = missing(begun(), Failure(f"{ID} is unknown", refusal=f"404 {ID} is unknown"), 0)
+    assert refused.refusal == f"404 {ID} is unknown"
+    closing = at_window_end().asking(1260).refused(f"{ID} cannot be canceled")
+    assert closing.closing is not None
+    assert closing.closing.reason == f"{ID} cannot be canceled"
+    answered = seen((0, HELD)).wishing(1, tries=1, within=10).asking(1).refused(f"{ID} cannot be canceled").saw(HELD, 2, 2)
+    assert answered.reason == f"{ID} cannot be canceled"
+    assert [ID in repr(life) for life in (refused, closing, answered)] == [False] * 3
+
+
 def test_a_code_of_three_letters_is_in_too_many_words_to_be_blotted() -> None:
     life = seen((0, status(paid=True, number="+155", code="the")))
     assert life.harmless("the 155 others", ID) == "the 155 others"
@@ -959,6 +970,13 @@ def test_a_cancel_that_is_not_over_its_time_goes_on_and_without_one_time_changes
     assert life.at(1e9) is life
     asking = life.wishing(4).asking(4)
     assert asking.at(33.9) is asking
+
+
+def test_a_look_that_was_broken_off_is_not_made_again_within_a_second() -> None:
+    life = seen((0, HELD))
+    assert is_step(life.broken_off(9.5).next(9.5), Look(10.5))
+    assert is_step(life.broken_off(8.5).next(8.5), Look(10.0))
+    assert life.broken_off(9.5).status is life.status
 
 
 def test_the_intervals_of_a_whole_order_are_never_under_a_second() -> None:
