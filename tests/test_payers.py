@@ -33,7 +33,7 @@ from tests.test_watcher import CODED, NO_NUMBER, NUMBERED, ORDER_ID, PAID, TOO_E
 
 INVOICE = "lnbc15u1" + "q" * 90
 KEY = "key-of-a-test-0001"
-SOON = {0: {}, 5: PAID, 10: NUMBERED, 40: CODED}
+SOON: dict[float, dict[str, Any]] = {0: {}, 5: PAID, 10: NUMBERED, 40: CODED}
 
 
 class Interrupted(BaseException):
@@ -394,6 +394,11 @@ class Left(Exception):
     """What a block is left by."""
 
 
+def leaves(by_error: bool) -> None:
+    if by_error:
+        raise Left
+
+
 async def leave(service: Service, wallet: Wallet, *, paid: bool, error: bool, **options: Any) -> None:
     """Leave a block, once its order is paid or before, by an error or just so."""
     async with client_of(service) as client:
@@ -402,8 +407,7 @@ async def leave(service: Service, wallet: Wallet, *, paid: bool, error: bool, **
                 await anyio.sleep(1)
                 if paid:
                     await watcher.paid()
-                if error:
-                    raise Left
+                leaves(error)
 
 
 by_error_or_so = pytest.mark.parametrize("error", [False, True], ids=["just so", "by an error"])
