@@ -33,7 +33,7 @@ PROGRAMS = {
     for block in re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     if re.match(r"# \w+\.py: ", block)
 }
-TIMEOUT = 30
+TIMEOUT = 60
 """Seconds after which what should come counts as never coming; the figure itself promises nothing."""
 
 
@@ -79,6 +79,10 @@ class Served:
 
     def calls(self, path: str) -> int:
         return sum(call.path == path for call in self.sandbox.calls)
+
+    def polled(self) -> set[str]:
+        """The orders whose status was asked for."""
+        return {call.query["orderId"] for call in self.sandbox.calls if call.path == "/orderstatus"}
 
 
 @contextmanager
