@@ -2041,6 +2041,14 @@ _STARTS = [
         ("test_programs.py::test_the_end_of_one_order_is_not_the_end_of_the_others",),
     ),
     Variant(
+        "an-app-gives-up-while-the-service-is-down",
+        "the service is down: the code may be there when it is back",
+        PROGRAMS,
+        "except OrderUnresolved:  #",
+        "except KeyError:  #",
+        ("test_programs.py::test_an_order_outlives_an_outage_and_is_forgotten_a_day_after_its_end",),
+    ),
+    Variant(
         "a-second-press-is-a-second-order",
         "else the button was pressed twice",
         PROGRAMS,

@@ -21,8 +21,10 @@ from selenium.webdriver.common.by import By
 
 from sms4sats_async import Client
 from sms4sats_async.sandbox import Sandbox, SandboxOrder, Timeline
+from tests import servers
 from tests.conftest import HAS_TRIO
 from tests.programs import PROGRAMS, Running, Served, browser_paths, chromium, command_of, eventually, running, serve, visitor
+from tests.servers import Reply, SeenRequest
 
 KEY = "batch-key"
 real_time = pytest.mark.real_time
@@ -177,6 +179,45 @@ def test_what_the_service_refuses_is_told_in_its_words(tmp_path: Path) -> None:
     with serve(Sandbox(countries={0: "Russia"})) as service, running("web.py", tmp_path, service.url) as app, visitor(app.url) as http:
         http.post("/order")
         assert "country or service is missing or unknown" in list(seen(http))[-1]["text"]
+
+
+def kept(place: Path) -> tuple[list[str], int]:
+    """The names of the orders that the app keeps, and who may read them."""
+    return [file.name for file in (place / "orders").iterdir()], (place / "orders").stat().st_mode & 0o777
+
+
+async def test_an_order_outlives_an_outage_and_is_forgotten_a_day_after_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox, down = Sandbox(), False
+
+    async def answer(request: SeenRequest, reply: Reply) -> None:
+        if down:
+            await reply.reset()
+            return
+        asked = httpx.Request(request.method, f"http://sandbox{request.target}", content=request.body)
+        given = await sandbox.transport().handle_async_request(asked)
+        await reply.json(json.loads(await given.aread()), given.status_code)
+
+    monkeypatch.chdir(tmp_path)
+    async with servers.serve(answer) as server:
+        monkeypatch.setenv("SMS4SATS_URL", server.url)
+        app: dict[str, Any] = {"__name__": "web"}
+        exec(compile(PROGRAMS["web.py"], "web.py", "exec"), app)  # noqa: S102 - our own README
+        async with app["life"](app["app"]):
+            app["app"].state.tasks.start_soon(app["watch"], "a-name")
+            await anyio.sleep(5)
+            (order,) = sandbox.orders.values()
+            sandbox.pay(order.id)
+            await anyio.sleep(10)
+            down = True
+            sandbox.deliver(order.id, "004217")
+            await anyio.sleep(1400)
+            assert app["shown"]["a-name"] == {"open": True, "text": "Number: not yet\nCode: not yet"}
+            down = False
+            await anyio.sleep(120)
+            assert app["shown"]["a-name"] == {"open": False, "text": f"Number: {order.number}\nCode: 004217"}
+            assert kept(tmp_path) == (["a-name"], 0o700)
+            await anyio.sleep(86_400)
+            assert (app["shown"], kept(tmp_path)) == ({}, ([], 0o700))
 
 
 # --- the bot -----------------------------------------------------------------------------------------------------------------------
