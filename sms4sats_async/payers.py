@@ -199,10 +199,10 @@ class PayingWatcher(OrderWatcher):
             _logger.debug("%s: its payment has returned", self._watch.name)
 
     async def _call(self) -> None:
-        paying = self._pay(self._invoice)
-        if not inspect.isawaitable(paying):
-            raise TypeError(f"pay must be an async callable, and this one returned {type(paying).__name__}")
         try:
+            paying = self._pay(self._invoice)
+            if not inspect.isawaitable(paying):
+                raise TypeError(f"pay must be an async callable, and this one returned {type(paying).__name__}")
             await paying
         except BaseExceptionGroup as group:
             raise group if isinstance(group, Exception) else one_of(group) from None
@@ -220,14 +220,10 @@ class _Looks(Probe):
 
     async def look(self, order_id: str, saw: Callable[[OrderStatus], object]) -> None:
         counts = self._since()
-
-        def told(status: OrderStatus) -> None:
-            saw(status)
-            self.good += counts
-
-        looking = super().look(order_id, told)
+        looking = super().look(order_id, saw)
         del order_id  # frames are printed with what they hold
         await looking
+        self.good += counts  # not as soon as it is read: the order's state must have taken it in before anybody counts on it
 
 
 # --- the whole job -----------------------------------------------------------------------------------------------------------------

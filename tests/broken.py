@@ -1139,8 +1139,8 @@ _PAYING = [
         "a-look-from-before-counts",
         "two good looks begun after that show the invoice unpaid",
         "payers.py",
-        "            self.good += counts\n",
-        "            self.good += counts or self._since()\n",
+        "        self.good += counts  #",
+        "        self.good += counts or self._since()  #",
         ("test_payers.py::test_a_look_that_was_under_way_as_the_payment_raised_is_none_of_the_two",),
     ),
     Variant(
