@@ -547,8 +547,13 @@ class OrderStatus:
     def from_wire(cls, payload: object, order_id: str) -> "OrderStatus":
         """Decode GET /orderstatus, or the body of a webhook call, which is the same.
 
+        Args:
+            payload: the JSON value.
+            order_id: the order that it is about: the payload does not say.
+
         Raises:
-            MalformedReply: no object, no boolean ``paid`` (unless a code is there, which proves the payment), or an impossible code.
+            MalformedReply: a ``ValueError``: no object, no boolean ``paid`` (unless a code is there, which proves the payment), or an
+                impossible code.
         """
         row = _object(payload, "the status")
         code, code_was_number = _code(row.get("code"))

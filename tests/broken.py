@@ -25,6 +25,8 @@ from typing import Self
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "sms4sats_async"
+PROGRAMS = "../README.md"
+"""Where the programs to start from are, as seen from the package."""
 AT_ONCE = 2
 """How many variants are tried at once."""
 PATIENCE = 300
@@ -65,7 +67,7 @@ class Variant:
 
     Attributes:
         promise: in the words of README.md, or, where that is short, in those of the package.
-        file: the one that is broken, in the package.
+        file: the one that is broken, in the package, or ``PROGRAMS``.
         old, new: what is replaced in it, by what; ``old`` stands there once.
         tests: where it is found out, as pytest names them, below ``tests/``.
     """
@@ -106,6 +108,7 @@ class Workshop:
         for name in ("README.md", "pyproject.toml"):
             shutil.copy2(ROOT / name, self._tree)
         shutil.copytree(ROOT / PACKAGE, self._whole / PACKAGE, ignore=no_caches)
+        shutil.copy2(ROOT / "README.md", self._whole)  # its programs stand beside the package, and can be broken as well
 
     def __enter__(self) -> Self:
         return self
@@ -2002,7 +2005,148 @@ _GOOD_TO_KNOW = [
     ),
 ]
 
-VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_PAYING, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW]
+# --- the programs to start from ----------------------------------------------------------------------------------------------------
+
+_STARTS = [
+    Variant(
+        "what-is-no-status-is-no-value-error",
+        "what is no status is a `ValueError`",
+        "models.py",
+        "class MalformedReply(ValueError):",
+        "class MalformedReply(Exception):",
+        ("test_programs.py::test_a_body_that_is_no_status_is_refused_and_harms_nothing",),
+    ),
+    Variant(
+        "the-app-forgets-its-orders",
+        "the next start watches them again",
+        PROGRAMS,
+        "for file in ORDERS.iterdir():",
+        "for file in ():",
+        ("test_programs.py::test_an_app_that_stops_leaves_its_orders_open_and_goes_on_with_them",),
+    ),
+    Variant(
+        "the-app-cancels-its-orders",
+        "An app that stops leaves its orders open",
+        PROGRAMS,
+        "            async for status in OrderWatcher(app.state.client, order):  # in no block: when the app stops, the order stays open\n",
+        "            async with OrderWatcher(app.state.client, order) as watcher:\n              async for status in watcher:\n",
+        ("test_programs.py::test_an_app_that_stops_leaves_its_orders_open_and_goes_on_with_them",),
+    ),
+    Variant(
+        "an-order-ends-them-all",
+        "the end of one order is not the end of the others",
+        PROGRAMS,
+        'except Exception as error:  # the end of one order is not the end of the others\n            logging.warning("an order',
+        'except OSError as error:\n            logging.warning("an order',
+        ("test_programs.py::test_the_end_of_one_order_is_not_the_end_of_the_others",),
+    ),
+    Variant(
+        "an-app-gives-up-while-the-service-is-down",
+        "the service is down: the code may be there when it is back",
+        PROGRAMS,
+        "except OrderUnresolved:  #",
+        "except KeyError:  #",
+        ("test_programs.py::test_an_order_outlives_an_outage_and_is_forgotten_a_day_after_its_end",),
+    ),
+    Variant(
+        "a-second-press-is-a-second-order",
+        "else the button was pressed twice",
+        PROGRAMS,
+        'if order not in shown or not shown[order]["open"]:',
+        "if order is not None:",
+        ("test_programs.py::test_a_second_press_is_no_second_order_but_one_after_the_end_is",),
+    ),
+    Variant(
+        "a-browser-knows-the-services-id",
+        "the service's id stays in the app",
+        PROGRAMS,
+        "{order.amount_sats} sat;",
+        "{order.amount_sats} sat for {order.id};",
+        ("test_programs.py::test_an_app_that_stops_leaves_its_orders_open_and_goes_on_with_them",),
+    ),
+    Variant(
+        "a-users-bad-luck-is-everybodys",
+        "the end of one order is not the end of the others",
+        PROGRAMS,
+        "except Exception as error:  # the end of one order is not the end of the others\n            answer",
+        "except OSError as error:\n            answer",
+        ("test_programs.py::test_one_users_bad_luck_is_not_the_others",),
+    ),
+    Variant(
+        "a-code-is-told-once",
+        "a chat that fails for a moment must cost nobody a number or a code",
+        PROGRAMS,
+        "for pause in (1, 5, 30, 120, 600):",
+        "for pause in (1,):",
+        ("test_programs.py::test_a_chat_that_fails_for_a_while_costs_no_number_and_no_code",),
+    ),
+    Variant(
+        "the-polls-wait-for-the-chat",
+        "told beside the polls: they do not wait for the chat",
+        PROGRAMS,
+        'tasks.start_soon(tell, user, f"Your number: {number}")',
+        'return tell(user, f"Your number: {number}")',
+        ("test_programs.py::test_a_chat_that_fails_for_a_while_costs_no_number_and_no_code",),
+    ),
+    Variant(
+        "a-bot-gives-up-while-the-service-is-down",
+        "the service is down: the code may be there when it is back",
+        PROGRAMS,
+        "except OrderUnresolved as error:",
+        "except KeyError as error:",
+        ("test_programs.py::test_a_service_that_is_down_at_the_windows_end_costs_no_code",),
+    ),
+    Variant(
+        "a-bot-stops-without-a-word",
+        "What you paid comes back within 21 minutes",
+        PROGRAMS,
+        "with anyio.move_on_after(5, shield=True):",
+        "with anyio.move_on_after(5):",
+        ("test_programs.py::test_a_bot_that_is_stopped_asks_for_a_cancel_and_tells_its_users",),
+    ),
+    Variant(
+        "a-line-is-ordered-twice",
+        "A line that was ordered is not ordered again",
+        PROGRAMS,
+        "(placing, json.dumps(wish))).rowcount:",
+        "(placing, json.dumps(wish))):",
+        ("test_programs.py::test_a_line_whose_order_may_have_been_placed_is_not_ordered_again_and_it_is_said",),
+    ),
+    Variant(
+        "an-order-is-not-written-down",
+        "called as soon as the reply is read",
+        PROGRAMS,
+        "on_order=keep) as client:\n        async with BatchWatcher",
+        "on_order=str) as client:\n        async with BatchWatcher",
+        ("test_programs.py::test_each_line_of_a_table_becomes_one",),
+    ),
+    Variant(
+        "a-line-in-doubt-is-ordered-again",
+        "Where it cannot know, it says so",
+        PROGRAMS,
+        '"insert or ignore into lines',
+        '"insert or replace into lines',
+        ("test_programs.py::test_a_line_whose_order_may_have_been_placed_is_not_ordered_again_and_it_is_said",),
+    ),
+    Variant(
+        "a-late-call-sets-an-sms-back",
+        "a status never goes back",
+        PROGRAMS,
+        "where name = ? and rank < ?",
+        "where name = ? and ? is not null",
+        ("test_programs.py::test_calls_that_are_repeated_late_or_out_of_order_change_nothing_back",),
+    ),
+    Variant(
+        "nobody-looks-when-no-call-comes",
+        "whoever asks makes the app look",
+        PROGRAMS,
+        "if rank < 4:",
+        "if rank < 0:",
+        ("test_programs.py::test_whoever_asks_is_told_though_no_call_comes",),
+    ),
+]
+
+VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_PAYING, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW, *_STARTS]
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ SIGNATURES: dict[str, str] = {
     "hold_window=1260.0, poll_interval=None",
     "Order.to_dict": "",
     "Order.from_dict": "data",
+    "OrderStatus.from_wire": "payload, order_id",
 }
 
 FIELDS: dict[str, str] = {

@@ -19,7 +19,7 @@ from sms4sats_async.sandbox import Sandbox, Timeline
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r"^```python\n(?!# \w+\.py: )(.*?)^```$", README, re.DOTALL | re.MULTILINE)  # the others: test_programs.py
 PROGRAMS = [block for block in BLOCKS if re.search(r"^(asyncio|trio)\.run\(", block, re.MULTILINE)]
 FRAGMENTS = [block for block in BLOCKS if block not in PROGRAMS]
 KEY = "readme-key"

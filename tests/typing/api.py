@@ -138,6 +138,11 @@ def errors(error: OrderError) -> None:
         assert_type(error.price_sats, int | None)
 
 
+def called(payload: object) -> None:
+    assert_type(OrderStatus.from_wire(payload, "id"), OrderStatus)
+    OrderStatus.from_wire(payload)  # type: ignore[call-arg]
+
+
 def waiting(error: RateLimited) -> float:
     return error.retry_after or 1.0
 
