@@ -9,10 +9,11 @@ from __future__ import annotations  # anyio loads its parts when they are named:
 
 import inspect
 import logging
-import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio
 import attrs
@@ -34,8 +35,11 @@ PAYMENT_GRACE = 10.0
 LOOKS_AFTER = 2
 """Good looks that must show an invoice unpaid after its payment has raised: the first may have been too early for the service."""
 
-_begun: weakref.WeakSet[Order] = weakref.WeakSet()
-"""The orders whose payment was begun in this process."""
+MOST_REMEMBERED = 2_000
+"""Orders of which it is remembered that their payment was begun; the oldest are long over then."""
+
+_begun: dict[tuple[str, datetime], None] = {}
+"""The orders whose payment was begun in this process, oldest first; two sandboxes may give the same id."""
 
 _logger = logging.getLogger(__name__)
 
@@ -61,12 +65,12 @@ class PayingWatcher(OrderWatcher):
 
     Args:
         order: an order with an invoice to pay; no bare id.
-        pay: any async callable that takes the invoice and pays it. One whose result cannot be awaited counts as having raised a
-            ``TypeError``.
+        pay: any async callable that takes the invoice and pays it. One whose result cannot be awaited has returned.
         kind, hold_window, payment_window, poll_interval, cancel_on_exit: as for :class:`OrderWatcher`.
 
-    The block can be entered once, and an order's payment is begun once in a process, whatever became of it: to go on watching, take an
-    :class:`OrderWatcher`. Before the block is entered nothing is paid, so waiting is a ``RuntimeError`` then; after it one can wait on.
+    The block can be entered once, and an order's payment is begun once in a process, whatever became of it (the newest 2,000 orders are
+    remembered): to go on watching, take an :class:`OrderWatcher`. Before the block is entered nothing is paid, so waiting is a
+    ``RuntimeError`` then; after it one can wait on.
 
     Raises:
         ValueError: there is no invoice to pay.
@@ -145,9 +149,12 @@ class PayingWatcher(OrderWatcher):
         self._probe.check_loop()
         if self._client.is_closed:
             raise RuntimeError("the client is closed: nothing is paid that it cannot watch")
-        if self.order in _begun:
+        order = (self.order.id, self.order.created_at)
+        if order in _begun:
             raise RuntimeError(f"{self._watch.name}: its payment was begun before: watch it with an OrderWatcher")
-        _begun.add(self.order)
+        _begun[order] = None
+        if len(_begun) > MOST_REMEMBERED:
+            del _begun[next(iter(_begun))]
         self._scope = anyio.CancelScope()
         self._payment = Sheltered(self._paying, loud=True)
         self._crew = await Crew().__aenter__()
@@ -168,7 +175,7 @@ class PayingWatcher(OrderWatcher):
             await super().__aexit__(kind, error, traceback)
             seconds = PAYMENT_GRACE
         finally:  # also when the caller is cancelled in there
-            self._scope.deadline = anyio.current_time() + seconds
+            self._stop_within(seconds)
             try:
                 await self._payment.end(lambda: 0.0)
             finally:
@@ -176,6 +183,15 @@ class PayingWatcher(OrderWatcher):
         raised = self._raised
         if error is None and raised is not None and _is_loud(raised):
             raise raised
+
+    async def _step(self) -> None:
+        await super()._step()
+        if self._state.end is not None:
+            self._stop_within(0.0 if self._state.paid_at is None else PAYMENT_GRACE)
+
+    def _stop_within(self, seconds: float) -> None:
+        """Let the payment go on for so many seconds, or for less if that was said before."""
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + seconds)
 
     def _given_up(self, error: BaseException | None) -> bool:
         """Is a payment to be stopped before anything is asked of the service?"""
@@ -200,10 +216,9 @@ class PayingWatcher(OrderWatcher):
 
     async def _call(self) -> None:
         try:
-            paying = self._pay(self._invoice)
-            if not inspect.isawaitable(paying):
-                raise TypeError(f"pay must be an async callable, and this one returned {type(paying).__name__}")
-            await paying
+            paying: object = self._pay(self._invoice)
+            if inspect.isawaitable(paying):
+                await paying
         except BaseExceptionGroup as group:
             raise group if isinstance(group, Exception) else one_of(group) from None
 
@@ -278,8 +293,9 @@ async def receive_code(
 
         received = await receive_code(client, 187, "tg", pay=wallet.pay, on_number=print, max_sats=5000)
 
-    Whatever ends it before the code has come, the service is asked to cancel, as leaving the block of a watcher does. Where that was
-    the caller's cancellation, or an error of ``on_number``, the order is also in ``client.orphaned_orders``: the cancel may be refused.
+    Whatever ends it before the code has come, the service is asked to cancel an order that was placed, as leaving the block of a watcher
+    does. Where that was the caller's cancellation, an error of ``on_number``, or :class:`PaymentFailed`, the order is also in
+    ``client.orphaned_orders``: the cancel may be refused, and a payment that its wallet has given up may still arrive.
 
     Args:
         client: it is left open.
@@ -310,8 +326,11 @@ async def receive_code(
     order = await client.create_order(country, service, real_phone=real_phone, ref=ref, immediate=immediate, max_sats=max_sats)
     try:
         watcher = job.watcher(order)
-        async with watcher:
-            await _tell_number(watcher, on_number)
+        telling = _Telling(watcher, on_number)
+        with _unless_it_was_paid(watcher):
+            async with watcher:
+                await telling.to_the_end()
+        await telling.to_the_end()
         code, status = await watcher.code(), watcher.status
     except BaseException as error:
         job.give_up(order, error)
@@ -335,7 +354,8 @@ async def send_sms(
 ) -> Sent:
     """Order the sending of one SMS, pay for it, and return when it is sent: the whole job in one call.
 
-    There is no cancel for it: where the caller was cancelled before the end, the order goes on, and is in ``client.orphaned_orders``.
+    There is no cancel for it: where the caller was cancelled before the end, or the payment failed, the order goes on, and is in
+    ``client.orphaned_orders``.
 
     Args:
         client: it is left open.
@@ -362,8 +382,11 @@ async def send_sms(
     del phone, message, webhook_url  # frames are printed with what they hold
     order = await placing
     try:
-        async with job.watcher(order) as watcher:
-            sms_status = await watcher.sent()
+        watcher = job.watcher(order)
+        with _unless_it_was_paid(watcher):
+            async with watcher:
+                await watcher.sent()
+        sms_status = await watcher.sent()
     except BaseException as error:
         job.give_up(order, error)
         raise
@@ -390,33 +413,51 @@ class _Job:
         Terms(client, kind=None, hold_window=hold_window, payment_window=payment_window, poll_interval=poll_interval)
         self._client = client
         self._pay = pay
-        self._hold_window, self._payment_window, self._poll_interval = hold_window, payment_window, poll_interval
+        self._options: dict[str, Any] = {"hold_window": hold_window, "payment_window": payment_window, "poll_interval": poll_interval}
+        self._watcher: OrderWatcher | None = None
 
     def watcher(self, order: Order) -> OrderWatcher:
         """Return what watches this order, and pays it where there is an invoice."""
-        client, hold_window, payment_window, poll_interval = self._client, self._hold_window, self._payment_window, self._poll_interval
         if self._pay is None or order.payreq is None:
-            return OrderWatcher(client, order, hold_window=hold_window, payment_window=payment_window, poll_interval=poll_interval)
-        return PayingWatcher(
-            client, order, pay=self._pay, hold_window=hold_window, payment_window=payment_window, poll_interval=poll_interval
-        )
+            self._watcher = OrderWatcher(self._client, order, **self._options)
+        else:
+            self._watcher = PayingWatcher(self._client, order, pay=self._pay, **self._options)
+        return self._watcher
 
     def give_up(self, order: Order, error: BaseException) -> None:
-        """Keep an order whose caller will not get it; our own errors tell which one it is."""
-        if isinstance(error, Sms4SatsError):
+        """Keep an order whose caller will not get it, unless the error is the order's own end."""
+        if isinstance(error, Sms4SatsError) and error.order_id == order.id and not isinstance(error, PaymentFailed):
             return
         self._client.orphaned_orders.append(order)
-        error.add_note(f"order {mask(order.id)} was placed: it is in client.orphaned_orders, and can be watched again")
+        status = None if self._watcher is None else self._watcher.status
+        come = "" if status is None or status.code is None else ", and its code has come"
+        error.add_note(f"order {mask(order.id)} was placed{come}: it is in client.orphaned_orders, and can be watched again")
 
 
-async def _tell_number(watcher: OrderWatcher, on_number: Callable[[str], object] | None) -> None:
-    """Go to the order's end, and tell of the number on the way."""
-    async for status in watcher:
-        if on_number is not None and status.number is not None:
-            tell, on_number = on_number, None
-            telling = tell(status.number)
-            if inspect.isawaitable(telling):
-                await telling
+@contextmanager
+def _unless_it_was_paid(watcher: OrderWatcher) -> Iterator[None]:
+    """Drop a failed payment if the order is seen paid after all, as it is left."""
+    try:
+        yield
+    except PaymentFailed:
+        if watcher.status is None or not watcher.status.paid:
+            raise
+
+
+class _Telling:
+    """Goes to an order's end, and tells of its number on the way, once."""
+
+    def __init__(self, watcher: OrderWatcher, on_number: Callable[[str], object] | None) -> None:
+        self._watcher = watcher
+        self._on_number = on_number
+
+    async def to_the_end(self) -> None:
+        async for status in self._watcher:
+            if self._on_number is not None and status.number is not None:
+                tell, self._on_number = self._on_number, None
+                telling = tell(status.number)
+                if inspect.isawaitable(telling):
+                    await telling
 
 
 def _check_callable(name: str, value: object) -> None:

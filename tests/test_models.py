@@ -1097,7 +1097,9 @@ def test_a_repr_tells_what_is_no_secret() -> None:
     assert "payreq=None, prepaid=True" in repr(Order(ORDER_ID, prepaid=True))
 
 
-@pytest.mark.parametrize(("secret", "shown"), [("", ".."), ("12345678", ".."), ("123456789", "12..89"), (ORDER_ID, "01..ef")])
+@pytest.mark.parametrize(
+    ("secret", "shown"), [("", ".."), ("12345678", ".."), ("123456789", "12..89"), (ORDER_ID, "01..ef"), ("\x1b[23456\n9", "?[..?9")]
+)
 def test_a_mask_gives_away_four_characters_of_nine_or_more(secret: str, shown: str) -> None:
     assert mask(secret) == shown
 

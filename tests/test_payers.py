@@ -1,15 +1,18 @@
 """An invoice is paid beside the polls, once, and the order's status decides; the whole job is one call."""
 
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
+import attrs
 import httpx
 import pytest
 
 from sms4sats_async import (
+    APIError,
     Client,
     Order,
     OrderExpired,
@@ -25,7 +28,7 @@ from sms4sats_async import (
     receive_code,
     send_sms,
 )
-from sms4sats_async.payers import PAYMENT_GRACE
+from sms4sats_async.payers import MOST_REMEMBERED, PAYMENT_GRACE
 from sms4sats_async.sandbox import Sandbox, SandboxOrder, Timeline
 from tests.suspension import no_task_left, run_virtually, ways
 from tests.test_cancellation import backends
@@ -117,7 +120,7 @@ async def test_a_payment_that_blocks_until_the_code_comes_runs_beside_the_polls(
     assert wallet.asked == [INVOICE]
     assert (wallet.ended_at, wallet.cancelled_at) == (41, None)
     assert len([at for at in service.asked if at < 41]) > 10
-    assert service.now <= 43
+    assert service.now <= 40 + 3.3
     assert service.cancelled == []
 
 
@@ -251,12 +254,29 @@ async def own_cancellation() -> BaseException:
     return seen[0]
 
 
-async def test_a_payment_that_is_no_async_callable_counts_as_one_that_raised() -> None:
-    async with client_of(Service({0: {}})) as client:
-        with pytest.raises(PaymentFailed) as caught:
-            async with PayingWatcher(client, unpaid(), pay=lambda _: None) as watcher:  # type: ignore[arg-type,return-value]
-                await watcher.code()
-    assert str(caught.value.__cause__) == "pay must be an async callable, and this one returned NoneType"
+async def test_a_plain_function_that_shows_the_invoice_has_paid_as_well_as_any_other() -> None:
+    shown: list[str] = []
+    pay: Any = shown.append
+    async with client_of(Service(SOON)) as client, PayingWatcher(client, unpaid(), pay=pay) as watcher:
+        assert await watcher.code() == "004217"
+    assert shown == [INVOICE]
+
+
+async def test_the_payment_of_an_order_that_ends_in_the_block_is_stopped_then_and_not_as_the_block_is_left() -> None:
+    never_paid, paid = Service({0: {}}), Service({0: PAID, 20: NO_NUMBER})
+    for service, stopped_at in ((never_paid, 3.0), (paid, 20 + 3.3 + PAYMENT_GRACE)):
+        wallet = Wallet(HANGS)
+        async with client_of(service) as client, PayingWatcher(client, unpaid(), pay=wallet.pay) as watcher:
+            began = anyio.current_time()
+            if service is never_paid:
+                await anyio.sleep(3)
+                await watcher.cancel()
+            else:
+                with pytest.raises(OrderFailed):
+                    await watcher.code()
+            await anyio.sleep(500)
+            assert wallet.cancelled_at is not None
+            assert wallet.cancelled_at - began <= stopped_at
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -326,11 +346,38 @@ async def test_a_payment_is_begun_once_for_an_order() -> None:
             await watcher.paid()
             with pytest.raises(RuntimeError, match="a PayingWatcher can be entered once"):
                 await watcher.__aenter__()
-            for again in (ordered, Order.from_dict(ordered.to_dict())):
+            for again in (ordered, Order.from_dict(ordered.to_dict()), attrs.evolve(ordered, service="wa")):
                 with pytest.raises(RuntimeError, match=r"^order 64\.\.d8: its payment was begun before"):
                     await PayingWatcher(client, again, pay=wallet.pay).__aenter__()
             await watcher.code()
     assert wallet.asked == [INVOICE]
+
+
+async def test_a_stored_order_is_not_paid_again_when_nobody_has_the_first_one_any_more() -> None:
+    wallet = Wallet()
+    stored: list[dict[str, Any]] = []
+    async with client_of(Service(SOON)) as client:
+
+        async def once() -> None:
+            ordered = unpaid()
+            stored.append(ordered.to_dict())
+            async with PayingWatcher(client, ordered, pay=wallet.pay) as watcher:
+                await watcher.paid()
+
+        await once()
+        gc.collect()
+        with pytest.raises(RuntimeError, match="its payment was begun before"):
+            await PayingWatcher(client, Order.from_dict(stored[0]), pay=wallet.pay).__aenter__()
+    assert wallet.asked == [INVOICE]
+
+
+async def test_only_the_newest_payments_are_remembered() -> None:
+    wallet, first = Wallet(), unpaid()
+    async with client_of(Service({0: {}})) as client:
+        for ordered in (first, *(Order(f"order-{number}", payreq=INVOICE) for number in range(MOST_REMEMBERED)), first):
+            async with PayingWatcher(client, ordered, pay=wallet.pay, cancel_on_exit=False):
+                pass
+    assert len(wallet.asked) == MOST_REMEMBERED + 2
 
 
 async def test_nothing_is_paid_before_the_block_is_entered_and_waiting_says_so() -> None:
@@ -637,8 +684,83 @@ async def test_a_payment_that_failed_in_a_whole_job_is_told_with_its_order() -> 
     async with till.client() as client:
         with pytest.raises(PaymentFailed) as caught:
             await receive_code(client, 187, "tg", pay=Wallet(0, raising(NoRouteError())).pay)
-        assert caught.value.order_id == till.order.id
+        assert [order.id for order in client.orphaned_orders] == [caught.value.order_id] == [till.order.id]  # a payment may come late
+
+
+class Late:
+    """A wallet that gives up after a while, and whose payment arrives all the same, when the order is asked to be cancelled."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.sandbox = Sandbox(timeline=timeline)
+        self.transport = self.sandbox.transport()
+        self.numbers: list[str] = []
+
+    async def pay(self, _: str) -> None:
+        await anyio.sleep(1)
+        raise NoRouteError
+
+    def client(self) -> Client:
+        return Client(transport=Before(self.transport, "/cancelorder", self._arrives))
+
+    def _arrives(self) -> None:
+        for placed in self.sandbox.orders.values():
+            if not placed.held:
+                self.sandbox.pay(placed.id)
+
+
+class Before(httpx.AsyncBaseTransport):
+    """Does something before a request for this path is handed on."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, path: str, do: Callable[[], object]) -> None:
+        self._transport = transport
+        self._path = path
+        self._do = do
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == self._path:
+            self._do()
+        return await self._transport.handle_async_request(request)
+
+
+@pytest.mark.parametrize("code_after", [0.0, 30.0])
+async def test_a_payment_that_arrives_as_its_order_is_given_up_has_paid(code_after: float) -> None:
+    late = Late(Timeline(number_after=0, code_after=code_after, code="004217"))
+    async with late.client() as client:
+        received = await receive_code(client, 187, "tg", pay=late.pay, on_number=late.numbers.append)
+        assert (received.code, late.numbers) == ("004217", [received.number])
         assert client.orphaned_orders == []
+
+
+async def test_an_order_whose_on_number_fails_with_an_error_of_ours_is_not_forgotten() -> None:
+    till = Till()
+
+    def ask_of_another(_: str) -> None:
+        raise APIError("no such order", order_id="another")
+
+    async with till.client() as client:
+        with pytest.raises(APIError, match="no such order") as caught:
+            await receive_code(client, 187, "tg", pay=till.pay, on_number=ask_of_another)
+        assert [order.id for order in client.orphaned_orders] == [till.order.id]
+        assert "was placed: it is in client.orphaned_orders" in caught.value.__notes__[-1]
+
+
+async def test_whoever_is_cancelled_as_a_code_is_there_is_told_that_it_has_come() -> None:
+    till = Till(Timeline(number_after=0, code_after=30))
+
+    async def hangs(invoice: str) -> None:
+        till.sandbox.pay(till.order.id)
+        await anyio.sleep(HANGS)
+
+    seen: list[BaseException] = []
+    async with till.client() as client:
+        with anyio.move_on_after(36):
+            try:
+                await receive_code(client, 187, "tg", pay=hangs)
+            except BaseException as error:
+                seen.append(error)
+                raise
+        assert [order.id for order in client.orphaned_orders] == [till.order.id]
+    assert any(", and its code has come: it is in client.orphaned_orders" in note for note in seen[0].__notes__)
 
 
 @pytest.mark.parametrize(

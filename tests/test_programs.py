@@ -186,22 +186,60 @@ def kept(place: Path) -> tuple[list[str], int]:
     return [file.name for file in (place / "orders").iterdir()], (place / "orders").stat().st_mode & 0o777
 
 
-async def test_an_order_outlives_an_outage_and_is_forgotten_a_day_after_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def handed_on(sandbox: Sandbox, request: SeenRequest, reply: Reply) -> None:
+    """Let a sandbox answer."""
+    asked = httpx.Request(request.method, f"http://sandbox{request.target}", content=request.body)
+    given = await sandbox.transport().handle_async_request(asked)
+    await reply.json(json.loads(await given.aread()), given.status_code)
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """The program's names, in a directory of its own; it is told where the service is."""
+
+    def load(url: str) -> dict[str, Any]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("SMS4SATS_URL", url)
+        app: dict[str, Any] = {"__name__": "web"}
+        exec(compile(PROGRAMS["web.py"], "web.py", "exec"), app)  # noqa: S102 - our own README
+        return app
+
+    return load
+
+
+async def test_a_firewall_that_answers_an_app_after_its_start_is_not_the_end_of_its_order(web: Callable[[str], dict[str, Any]]) -> None:
+    sandbox, blocked = Sandbox(), False
+
+    async def answer(request: SeenRequest, reply: Reply) -> None:
+        await (reply.raw(b"HTTP/1.1 403 No\r\ncontent-length: 0\r\n\r\n") if blocked else handed_on(sandbox, request, reply))
+
+    async with servers.serve(answer) as server:
+        app = web(server.url)
+        async with app["life"](app["app"]):
+            app["app"].state.tasks.start_soon(app["watch"], "a-name")
+            await anyio.sleep(5)
+        (order,) = sandbox.orders.values()
+        sandbox.pay(order.id)
+        blocked = True
+        async with app["life"](app["app"]):  # it starts anew, and has seen nothing of the order
+            await anyio.sleep(200)
+            assert app["shown"]["a-name"]["open"]
+            sandbox.deliver(order.id, "004217")
+            blocked = False
+            await anyio.sleep(120)
+            assert app["shown"]["a-name"] == {"open": False, "text": f"Number: {order.number}\nCode: 004217"}
+
+
+async def test_an_order_outlives_an_outage_and_is_forgotten_a_day_after_its_end(
+    tmp_path: Path, web: Callable[[str], dict[str, Any]]
+) -> None:
     sandbox, down = Sandbox(), False
 
     async def answer(request: SeenRequest, reply: Reply) -> None:
-        if down:
-            await reply.reset()
-            return
-        asked = httpx.Request(request.method, f"http://sandbox{request.target}", content=request.body)
-        given = await sandbox.transport().handle_async_request(asked)
-        await reply.json(json.loads(await given.aread()), given.status_code)
+        await (reply.reset() if down else handed_on(sandbox, request, reply))
 
-    monkeypatch.chdir(tmp_path)
     async with servers.serve(answer) as server:
-        monkeypatch.setenv("SMS4SATS_URL", server.url)
-        app: dict[str, Any] = {"__name__": "web"}
-        exec(compile(PROGRAMS["web.py"], "web.py", "exec"), app)  # noqa: S102 - our own README
+        app = web(server.url)
         async with app["life"](app["app"]):
             app["app"].state.tasks.start_soon(app["watch"], "a-name")
             await anyio.sleep(5)
@@ -224,14 +262,15 @@ async def test_an_order_outlives_an_outage_and_is_forgotten_a_day_after_its_end(
 
 
 class Chat:
-    """A chat in memory. ``send`` fails as often as ``failing`` says, for each text that begins with its key.
+    """A chat in memory. ``send`` fails as often as ``failing`` says, for each text that begins with its key, or seems to (``told_anyway``).
 
     Attributes:
         told: what was sent to whom, in order.
     """
 
-    def __init__(self, failing: dict[str, int] | None = None) -> None:
+    def __init__(self, failing: dict[str, int] | None = None, *, told_anyway: bool = False) -> None:
         self._failing = failing or {}
+        self._told_anyway = told_anyway
         self.told: list[tuple[str, str]] = []
         self.write, self._messages = anyio.create_memory_object_stream[tuple[str, str]](100)
 
@@ -245,6 +284,7 @@ class Chat:
         for start, times in self._failing.items():
             if text.startswith(start) and times:
                 self._failing[start] -= 1
+                self.told += [(user, text)] * self._told_anyway
                 raise ConnectionError("the chat is away")
         self.told.append((user, text))
 
@@ -326,15 +366,26 @@ async def test_a_chat_that_fails_for_a_while_costs_no_number_and_no_code(bot: Bo
     assert sandbox.calls[-1].at < 50  # nobody waited for the chat before the code was there: that came at 45 s
 
 
-async def test_an_invoice_that_does_not_reach_its_user_ends_the_order(bot: Bot) -> None:
-    chat = Chat(failing={"Pay": 1})
+@pytest.mark.parametrize("told_anyway", [False, True])
+async def test_an_invoice_that_does_not_seem_to_reach_its_user_is_sent_again_and_ends_nothing(bot: Bot, told_anyway: bool) -> None:
+    sandbox, chat = Sandbox(timeline=Timeline(paid_after=20, code_after=30, code="004217")), Chat({"Pay": 2}, told_anyway=told_anyway)
+    chat.write.send_nowait(("ann", "/code 187 tg"))
+    async with Client(transport=sandbox.transport()) as client:
+        chat.write.close()
+        await bot(chat, client)
+    *asked, _, _ = told = chat.to("ann")
+    assert "Your code: 004217" in told
+    assert (len(asked), len({*asked})) == (3 if told_anyway else 1, 1)
+
+
+async def test_an_order_that_nobody_pays_ends_after_ten_minutes(bot: Bot) -> None:
+    chat = Chat()
     chat.write.send_nowait(("ann", "/code 187 tg"))
     async with Client(transport=Sandbox().transport()) as client:
         chat.write.close()
         await bot(chat, client)
-    assert anyio.current_time() < 30
-    (told,) = chat.to("ann")
-    assert re.fullmatch(r"No code: order ..\.\...: its payment raised ConnectionError, and it is still unpaid", told)
+    assert 600 <= anyio.current_time() < 640
+    assert re.fullmatch(r"No code: order ..\.\...: it was not paid in time; it is cancelled", chat.to("ann")[-1])
 
 
 async def test_a_service_that_is_down_at_the_windows_end_costs_no_code(bot: Bot) -> None:
@@ -489,6 +540,25 @@ def test_a_line_whose_order_may_have_been_placed_is_not_ordered_again_and_it_is_
         assert rows[1][-1].startswith("perhaps ordered and charged")
         assert rows[2][3] == "0016"
         assert service.calls("/createorder") == 2
+
+
+@real_time
+def test_an_order_whose_id_stood_in_half_a_reply_is_watched(tmp_path: Path) -> None:
+    sandbox = Sandbox(accounts={KEY: 100_000}, timeline=quick)
+
+    async def app(scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+        async def half(message: Any) -> None:
+            whole = dict(message)
+            whole["headers"] = [(name, value) for name, value in whole.get("headers", ()) if name != b"content-length"]
+            whole["body"] = whole.get("body", b"").partition(b'"payreq"')[0]
+            await send(whole)
+
+        await sandbox(scope, receive, half if scope["type"] == "http" and scope["path"] == "/createorder" else send)
+
+    with serve(sandbox, app) as service, batch(tmp_path, service, "187,tg\n") as job:
+        assert job.ends() == 0, job.printed
+        assert service.calls("/createorder") == 1
+    assert codes(tmp_path)[1][3] == "00187"
 
 
 @real_time
