@@ -2,6 +2,7 @@
 
 ``demo`` orders a number, pays for it and waits for its code, with the real client over real HTTP, from a sandbox of its own.
 ``sandbox`` serves a sandbox until it is interrupted, for programs in any language and for curl.
+The command line ``sms4sats`` has both as well; here they need none of its packages.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import signal
 import socket
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
@@ -38,21 +39,29 @@ PLAY_KEY, PLAY_SATS = "demo", 100_000
 GRACE = 1.0
 """Seconds for requests under way when the server is stopped."""
 
+Command = Callable[[socket.socket, float, str], Awaitable[None]]
+"""Gets the socket to serve on, the speed and the backend."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 1 if the port cannot be had, 2 if a package is missing."""
+    """Run the command line and return the exit code."""
     options = _parser().parse_args(arguments)
-    needed = [("hypercorn", "sandbox")] + ([("trio", "trio")] if options.backend == "trio" else [])
+    return run(options.command, port=options.port, speed=options.speed, backend=options.backend)
+
+
+def run(command: Command, *, port: int, speed: float, backend: str) -> int:
+    """Run ``demo`` or ``sandbox`` and return the exit code: 1 if the port cannot be had, 2 if a package is missing."""
+    needed = [("hypercorn", "sandbox")] + ([("trio", "trio")] if backend == "trio" else [])
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:
             print(f"{module} is missing: pip install 'sms4sats-async[{extra}]'", file=sys.stderr)
             return 2
     try:
-        listener = socket.create_server(("127.0.0.1", options.port))
-    except OSError as error:
-        print(f"cannot listen on 127.0.0.1:{options.port}: {error}", file=sys.stderr)
+        listener = socket.create_server(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        print(f"cannot listen on 127.0.0.1:{port}: {error}", file=sys.stderr)
         return 1
-    anyio.run(options.command, listener, options.speed, options.backend, backend=options.backend)
+    anyio.run(command, listener, speed, backend, backend=backend)
     return 0
 
 
@@ -61,12 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop (default: %(default)s)")
-    demo = commands.add_parser("demo", parents=[common], help="order a number and wait for its code, in about 3 seconds")
-    demo.set_defaults(command=_demo, port=0, speed=DEMO_SPEED)
-    sandbox = commands.add_parser("sandbox", parents=[common], help="serve a sandbox on this machine until interrupted")
-    sandbox.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
-    sandbox.add_argument("--speed", type=_speed, default=1.0, help="how many times as fast as the real service (default: %(default)s)")
-    sandbox.set_defaults(command=_sandbox)
+    showing = commands.add_parser("demo", parents=[common], help="order a number and wait for its code, in about 3 seconds")
+    showing.set_defaults(command=demo, port=0, speed=DEMO_SPEED)
+    serving = commands.add_parser("sandbox", parents=[common], help="serve a sandbox on this machine until interrupted")
+    serving.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
+    serving.add_argument("--speed", type=_speed, default=1.0, help="how many times as fast as the real service (default: %(default)s)")
+    serving.set_defaults(command=sandbox)
     return parser
 
 
@@ -108,13 +117,14 @@ async def _serve(sandbox: Sandbox, listener: socket.socket, stopped: anyio.Event
 # --- sandbox -----------------------------------------------------------------------------------------------------------------------
 
 
-async def _sandbox(listener: socket.socket, speed: float, backend: str) -> None:
-    sandbox = Sandbox(timeline=attrs.evolve(Timeline.typical(), paid_after=PAID_AFTER), speed=speed, accounts={PLAY_KEY: PLAY_SATS})
+async def sandbox(listener: socket.socket, speed: float, backend: str) -> None:
+    """Serve a sandbox until SIGINT or SIGTERM."""
+    service = Sandbox(timeline=attrs.evolve(Timeline.typical(), paid_after=PAID_AFTER), speed=speed, accounts={PLAY_KEY: PLAY_SATS})
     url = _url(listener)
     stopped = anyio.Event()
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_serve, sandbox, listener, stopped, backend)
+            tasks.start_soon(_serve, service, listener, stopped, backend)
             _introduce(url, speed)
             await anext(aiter(signals))
             stopped.set()
@@ -139,16 +149,17 @@ def _introduce(url: str, speed: float) -> None:
 # --- demo --------------------------------------------------------------------------------------------------------------------------
 
 
-async def _demo(listener: socket.socket, speed: float, backend: str) -> None:
-    sandbox = Sandbox(timeline=Timeline.typical(), speed=speed)
+async def demo(listener: socket.socket, speed: float, backend: str) -> None:
+    """Order a number from a sandbox, pay for it, wait for its code, and show the calls that it took."""
+    service = Sandbox(timeline=Timeline.typical(), speed=speed)
     url = _url(listener)
     _say("sandbox", f"{url} ({speed:g} times as fast as the real service, on {backend})")
     stopped = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_serve, sandbox, listener, stopped, backend)
-        await _buy_a_code(sandbox, url)
+        tasks.start_soon(_serve, service, listener, stopped, backend)
+        await _buy_a_code(service, url)
         stopped.set()
-    _show_calls(sandbox.calls, speed)
+    _show_calls(service.calls, speed)
 
 
 async def _buy_a_code(sandbox: Sandbox, url: str) -> None:

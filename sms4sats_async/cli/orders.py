@@ -1,0 +1,252 @@
+"""An order from its beginning to its end, in front of a person: placed, shown, paid, watched, and cancelled when they leave."""
+
+from __future__ import annotations  # anyio loads its parts when they are named: not at our import
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+
+from sms4sats_async.cli.ends import Interrupted
+from sms4sats_async.cli.paying import PayCommand
+from sms4sats_async.cli.screen import Answer, View, sats
+from sms4sats_async.cli.session import Desk, Stopped
+from sms4sats_async.errors import CancelRefused, OrderCancelled, OrderError, OutcomeUnknown, PaymentFailed
+from sms4sats_async.lifecycle import HOLD_WINDOW, Pace, default_pace
+from sms4sats_async.models import Order, OrderKind, OrderStatus, mask
+from sms4sats_async.payers import PayingWatcher
+from sms4sats_async.watcher import OrderWatcher
+
+CANCEL_PATIENCE = 10.0
+"""Seconds that the service is asked to cancel, after Ctrl-C."""
+SANDBOX_PACE = 1.0
+"""Seconds between two looks at the sandbox, the least that a watcher allows."""
+
+_NOTHING_SENT = "nothing was sent"
+_WALLET = "with any Lightning wallet; it shows the payment as pending, because the money is only held until the code comes"
+_MONEY_BACK = "what was paid for it comes back by itself, 21 minutes after the payment"
+_HELD = {OrderKind.receive: "held until the code comes", OrderKind.send: "held until the SMS is sent"}
+_UNPAID = "it is not paid, and costs nothing unless its invoice is"
+
+
+@attrs.frozen
+class Waiting:
+    """How an order is waited for.
+
+    Attributes:
+        seconds: for the payment, and from the payment on for the code; ``None`` for the service's own 21 minutes.
+        pay: pays the invoice; ``None`` where the person does.
+        follow: go on with each new code of a rental.
+        cancel: ask the service to cancel when the person leaves.
+    """
+
+    seconds: float | None = None
+    pay: PayCommand | None = None
+    follow: bool = False
+    cancel: bool = True
+
+
+async def place(desk: Desk, call: Callable[[], Awaitable[Order]], *, prepaid: bool = False) -> Order:
+    """Place an order and show it.
+
+    Raises:
+        Interrupted: before anything was placed.
+        OutcomeUnknown: interrupted as well, while it may have been placed and charged.
+    """
+    if prepaid:
+        desk.signals.told = lambda: desk.screen.say("stopping", "a prepaid order under way is finished first, in 10 s at the most")
+    try:
+        order = await desk.signals.interruptible(call)
+    except Stopped as stopped:
+        if not desk.client.orphaned_orders:
+            raise _not_placed(stopped, prepaid=prepaid) from None
+        order = desk.client.orphaned_orders[0]  # what comes next is interrupted as well, and sees to it
+    desk.order = order
+    desk.screen.token("order", order.id)
+    return order
+
+
+def _not_placed(stopped: Stopped, *, prepaid: bool) -> Exception:
+    doubts = [note for note in stopped.notes if not note.endswith(_NOTHING_SENT)]
+    if doubts:
+        return OutcomeUnknown(f"interrupted; {doubts[0]}")
+    if prepaid:
+        return Interrupted("interrupted: nothing was ordered")
+    return Interrupted("interrupted: there is nothing to pay, because no invoice was shown")
+
+
+async def follow(desk: Desk, order: Order | str, waiting: Waiting, *, kind: OrderKind | None = None) -> None:
+    """Watch an order to its end, and give what came of it.
+
+    Raises:
+        OrderError: its end.
+        OrderCancelled: interrupted, and the service confirmed the cancel.
+        Interrupted: and the order goes on.
+    """
+    window = HOLD_WINDOW / desk.speed if waiting.seconds is None else waiting.seconds
+    pace: Pace = default_pace if desk.speed == 1 else lambda _status, _waited: SANDBOX_PACE
+    kind_known = order.kind if isinstance(order, Order) else kind
+    view = View(pace, window if kind_known in (None, OrderKind.receive) else None)
+    options: dict[str, Any] = {"hold_window": window, "payment_window": window, "poll_interval": view.pace}
+    pays = waiting.pay is not None and isinstance(order, Order) and order.payreq is not None
+    if pays:
+        watcher: OrderWatcher = PayingWatcher(desk.client, order, pay=waiting.pay, cancel_on_exit=False, **options)
+    else:
+        watcher = OrderWatcher(desk.client, order, kind=kind, cancel_on_exit=False, **options)
+    desk.order = watcher.order
+    if isinstance(order, Order):
+        _show_invoice(desk, order, waiting)
+    show = _Showing(desk, view, watcher)
+
+    async def watch() -> None:
+        more = True
+        while more:
+            with desk.screen.live(view):
+                more = await show.until_answer() and waiting.follow
+            desk.give(_answer(watcher, bare=not isinstance(order, Order)))
+
+    async def pay_and_watch() -> None:
+        async with watcher:  # leaving it waits for the wallet; the answer is given by then
+            await watch()
+
+    asks = waiting.cancel and watcher.order.kind is OrderKind.receive
+    if asks:
+        desk.signals.told = lambda: desk.screen.say("stopping", "asking the service to cancel")
+    try:
+        await desk.signals.interruptible(pay_and_watch if pays else watch)
+    except Stopped:
+        if not await _leave(desk, watcher, asks=asks):
+            desk.give(_answer(watcher, bare=not isinstance(order, Order)))
+    except PaymentFailed as failed:
+        desk.screen.say("wallet", f"{failed.__cause__}")
+        if asks and (reason := await _cancel(desk, watcher)) is not None:
+            desk.screen.say("open", f"not cancelled: {reason}; {_UNPAID}")
+        raise
+
+
+async def _leave(desk: Desk, watcher: OrderWatcher, *, asks: bool) -> None:
+    """Ask the service to cancel, if that is to be; return if the order has come to a good end all the same.
+
+    Raises:
+        OrderError, Interrupted: how it was left.
+    """
+    name, order = f"order {mask(watcher.order.id)}", watcher.order
+    paid = order.prepaid or (watcher.status is not None and watcher.status.paid)
+    if not asks:
+        goes_on = "nothing was cancelled" if order.kind is OrderKind.receive else f"there is no cancel for a {order.kind} order"
+        state = "" if paid or order.payreq is None else f", and {_UNPAID}"
+        raise Interrupted(f"interrupted: {name} goes on: {goes_on}{state}", order=order)
+    reason = await _cancel(desk, watcher)
+    if reason is None:
+        raise OrderCancelled(
+            f"interrupted: {name} is cancelled; {'what was paid for it is on its way back' if paid else 'it was not paid'}",
+            order_id=order.id,
+            status=watcher.status,
+        )
+    status = watcher.status
+    if status is not None and status.code is not None:
+        return
+    if status is not None and status.error is not None:
+        await watcher.code()  # it has ended otherwise, and raises just that
+    paid = paid or (status is not None and status.paid)
+    state = _MONEY_BACK if paid else _UNPAID
+    raise Interrupted(f"interrupted: {name} goes on, not cancelled: {reason}; {state}", order=order, reason=reason)
+
+
+async def _cancel(desk: Desk, watcher: OrderWatcher) -> str | None:
+    """Ask the service to cancel, and return why it did not; ``None`` when it did."""
+    try:
+        await desk.signals.interruptible(watcher.cancel, most=2, seconds=CANCEL_PATIENCE)
+    except CancelRefused as refused:
+        return refused.reason
+    except Stopped:
+        return "the service gave no answer"
+    return None
+
+
+def _show_invoice(desk: Desk, order: Order, waiting: Waiting) -> None:
+    screen = desk.screen
+    if order.payreq is None:
+        screen.say("paid", "from the prepaid balance")
+        return
+    screen.say("price", sats(order.amount_sats) if order.amount_sats is not None else "the invoice leaves it to the payer")
+    if waiting.pay is not None:
+        screen.say("paying", f"with {waiting.pay.name}")
+        return
+    screen.qr(order.payreq)
+    screen.token("invoice", order.payreq)
+    screen.say("pay", _WALLET if order.kind is OrderKind.receive else "with any Lightning wallet")
+    if desk.speed != 1:
+        screen.say("", "here it is paid by itself: this is the sandbox")
+
+
+class _Showing:
+    """Tells a person each thing that happens to an order, once."""
+
+    def __init__(self, desk: Desk, view: View, watcher: OrderWatcher) -> None:
+        self._screen = desk.screen
+        self._view = view
+        self._order = watcher.order
+        self._statuses = aiter(watcher)
+        self._paid = watcher.order.prepaid
+        self._number: str | None = None
+        self._code: str | None = None
+        self._sms: str | None = None
+        view.waiting_for = self._next()
+
+    async def until_answer(self) -> bool:
+        """Show what happens until there is an answer; is the order one that can bring another?"""
+        async for status in self._statuses:
+            self._show(status)
+            if status.code != self._code and self._order.kind is OrderKind.rental:
+                self._code = status.code
+                return True
+        return False
+
+    def _show(self, status: OrderStatus) -> None:
+        if status.paid and not self._paid:
+            self._paid = True
+            self._screen.say("paid", _HELD.get(self._order.kind, "received"))
+        if status.number is not None and status.number != self._number:
+            self._number = status.number
+            self._screen.number(status.number)
+        if status.sms_status is not None and status.sms_status != self._sms:
+            self._sms = status.sms_status
+            self._screen.say("sms", status.sms_status)
+        self._view.waiting_for = self._next()
+
+    def _next(self) -> str:
+        kind = self._order.kind
+        if not self._paid:
+            return "the payment"
+        if kind is OrderKind.send or self._sms is not None:
+            return "the SMS to be sent"
+        return "the number" if self._number is None else "the code"
+
+
+def status_document(status: OrderStatus) -> dict[str, Any]:
+    """Return what is known of an order, for ``--json``."""
+    return {
+        "paid": status.paid,
+        "number": status.number,
+        "code": status.code,
+        "code_was_number": status.code_was_number,
+        "sms_status": status.sms_status,
+        "error": status.error,
+        "country": status.country,
+        "service": status.service,
+        "timestamp": None if status.timestamp is None else status.timestamp.isoformat(),
+    }
+
+
+def _answer(watcher: OrderWatcher, *, bare: bool) -> Answer:
+    """Return the answer of an order that has come to a good end: its code, how far its SMS has come, or that it is paid."""
+    status = watcher.status
+    assert status is not None  # a good end was seen in one  # noqa: S101
+    order = watcher.order.to_dict() | ({"created_at": None} if bare else {})
+    document = {"order": order, **status_document(status)}
+    if status.code is not None:
+        return Answer(document, [[status.code]], label="code")
+    if status.sms_status is not None:
+        return Answer(document, [[status.sms_status]], label="sms")
+    return Answer(document, [["paid"]], label="order")
