@@ -13,6 +13,7 @@ from sms4sats_async.errors import (
     OrderFailed,
     OrderUnresolved,
     OutcomeUnknown,
+    PaymentFailed,
     PriceTooHigh,
     RateLimited,
     SendFailed,
@@ -31,6 +32,7 @@ from sms4sats_async.models import (
     Service,
     SmsStatus,
 )
+from sms4sats_async.payers import PayingWatcher, Received, Sent, receive_code, send_sms
 from sms4sats_async.watcher import OrderWatcher
 
 __all__ = [
@@ -54,15 +56,21 @@ __all__ = [
     "OrderWatcher",
     "Outcome",
     "OutcomeUnknown",
+    "PayingWatcher",
+    "PaymentFailed",
     "Price",
     "PriceTooHigh",
     "RateLimited",
+    "Received",
     "RentalCountry",
     "SendFailed",
+    "Sent",
     "Service",
     "Sms4SatsError",
     "SmsStatus",
     "TransportError",
+    "receive_code",
+    "send_sms",
 ]
 
 

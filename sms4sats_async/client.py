@@ -68,7 +68,8 @@ class Client:
     before anything is sent, and ``RuntimeError`` once the client is closed, or when it is used in a second event loop.
 
     Attributes:
-        orphaned_orders: orders that were placed, but whose caller was cancelled before the call could return them.
+        orphaned_orders: orders that were placed, but whose caller was cancelled before the call could return them. Of
+            :func:`receive_code` and :func:`send_sms` also those that the caller's own error has ended.
     """
 
     def __init__(

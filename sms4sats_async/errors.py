@@ -16,6 +16,7 @@
         ├── OrderCancelled        this program cancelled it
         ├── CancelRefused         the server would not cancel it
         ├── SendFailed            its SMS could not be sent
+        ├── PaymentFailed         the caller's payment raised, and the invoice is still unpaid
         └── PriceTooHigh          it costs more than ``max_sats``
 
 No message holds an API key, a whole order id, a number, a code or the text of an SMS: all of them can be logged. The attributes hold
@@ -197,6 +198,13 @@ class CancelRefused(OrderError):
 
 class SendFailed(OrderError):
     """The SMS of a send order could not be sent."""
+
+
+class PaymentFailed(OrderError):
+    """The caller's payment raised, and the invoice is still unpaid: two looks begun after that have shown it so.
+
+    ``__cause__`` is what the payment raised.
+    """
 
 
 class PriceTooHigh(OrderError):

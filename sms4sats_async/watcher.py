@@ -80,7 +80,7 @@ class OrderWatcher:
         self._leaving = False
 
     def __repr__(self) -> str:
-        return f"<OrderWatcher of {self.order!r}>"
+        return f"<{type(self).__name__} of {self.order!r}>"
 
     @property
     def status(self) -> OrderStatus | None:

@@ -39,6 +39,7 @@ TREE: dict[str, str] = {
     "OrderCancelled": "OrderError",
     "CancelRefused": "OrderError",
     "SendFailed": "OrderError",
+    "PaymentFailed": "OrderError",
     "PriceTooHigh": "OrderError",
 }
 """Each error, and its only base."""

@@ -12,7 +12,7 @@ import pytest
 
 import sms4sats_async
 from benchmarks.imports import cost
-from sms4sats_async import BatchWatcher, Client, OrderWatcher
+from sms4sats_async import BatchWatcher, Client, OrderWatcher, PayingWatcher
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +44,11 @@ SIGNATURES: dict[str, str] = {
     "BatchWatcher.add": "order",
     "BatchWatcher.__aiter__": "",
     "BatchWatcher.__anext__": "",
+    "PayingWatcher": "client, order, *, pay, kind=None, hold_window=1260.0, payment_window=1260.0, poll_interval=None, cancel_on_exit=True",
+    "receive_code": "client, country, service, *, pay=None, immediate=False, on_number=None, max_sats=None, real_phone=False, ref=None, "
+    "hold_window=1260.0, payment_window=1260.0, poll_interval=None",
+    "send_sms": "client, phone, message, *, pay=None, immediate=False, webhook_url=None, ref=None, max_sats=None, payment_window=1260.0, "
+    "hold_window=1260.0, poll_interval=None",
     "Order.to_dict": "",
     "Order.from_dict": "data",
 }
@@ -57,12 +62,14 @@ FIELDS: dict[str, str] = {
     "OrderStatus": "order_id paid number code code_was_number sms_status error activation_id country service timestamp raw",
     "History": "total_sats fundings raw",
     "Outcome": "order code status error",
+    "Received": "code number order",
+    "Sent": "sms_status order",
     "Funding": "amount_sats price_sats created_at description hold_invoice raw",
 }
 
 ERRORS = {
     "Sms4SatsError", "TransportError", "OutcomeUnknown", "DecodeError", "APIError", "AuthenticationError", "RateLimited", "OrderError",
-    "OrderFailed", "OrderExpired", "OrderUnresolved", "OrderCancelled", "CancelRefused", "SendFailed", "PriceTooHigh",
+    "OrderFailed", "OrderExpired", "OrderUnresolved", "OrderCancelled", "CancelRefused", "SendFailed", "PaymentFailed", "PriceTooHigh",
 }  # fmt: skip
 
 
@@ -89,7 +96,18 @@ def test_a_model_has_these_very_fields(name: str, fields: str) -> None:
 
 
 def test_the_public_names_are_these_and_no_others() -> None:
-    expected = {"Client", "OrderWatcher", "BatchWatcher", "OrderKind", "SmsStatus", *FIELDS, *ERRORS}
+    expected = {
+        "Client",
+        "OrderWatcher",
+        "PayingWatcher",
+        "BatchWatcher",
+        "receive_code",
+        "send_sms",
+        "OrderKind",
+        "SmsStatus",
+        *FIELDS,
+        *ERRORS,
+    }
     assert set(sms4sats_async.__all__) == expected
     assert sorted(sms4sats_async.__all__) == sms4sats_async.__all__
     with pytest.raises(AttributeError, match="nonsense"):
@@ -99,7 +117,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
 def test_every_public_name_and_method_is_documented() -> None:
     for name in sms4sats_async.__all__:
         assert inspect.getdoc(_resolve(name)), name
-    for kind in (Client, OrderWatcher, BatchWatcher):
+    for kind in (Client, OrderWatcher, PayingWatcher, BatchWatcher):
         for name, member in inspect.getmembers(kind):
             assert name.startswith("_") or inspect.getdoc(member), name
 
