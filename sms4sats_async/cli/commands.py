@@ -20,14 +20,14 @@ from sms4sats_async.cli.finding import AUTO_SELECT, FULL_RENTAL, NotFound, find_
 from sms4sats_async.cli.orders import Waiting, follow, place, status_document
 from sms4sats_async.cli.paying import PayCommand
 from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, sats, write_answer
-from sms4sats_async.cli.session import Desk, MissingKey, Options, Stopped, Surroundings, run
+from sms4sats_async.cli.session import Desk, MissingKey, Options, Stopped, Surroundings, Task, run
 from sms4sats_async.errors import Sms4SatsError
-from sms4sats_async.lifecycle import default_pace
 from sms4sats_async.models import Country, Order, OrderKind, RentalCountry, Service
 from sms4sats_async.watcher import OrderWatcher
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _KINDS = [kind.value for kind in OrderKind]
 
@@ -38,8 +38,14 @@ def _epilog() -> str:
     return f"\b\nExit codes:\n{codes}\n\nCompletion (bash; zsh and fish likewise): {completion}"
 
 
+class _InOrder(click.Group):
+    """The commands in the order in which a person comes to need them."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_epilog())
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click names it
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_epilog())
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Receive SMS codes, rent numbers and send SMS for Bitcoin over Lightning, with sms4sats.com.
@@ -50,21 +56,6 @@ def cli() -> None:
 
 
 # --- running one -------------------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Task:
-    """What a command has to do.
-
-    Attributes:
-        work: does it.
-        keyed: does it need an API key?
-        follows: does it go on after an answer?
-    """
-
-    work: Callable[[Desk], Awaitable[None]]
-    keyed: bool = False
-    follows: bool = False
 
 
 def asks(command: Callable[P, Task]) -> Callable[P, int]:
@@ -84,19 +75,17 @@ def asks(command: Callable[P, Task]) -> Callable[P, int]:
 
 
 def _run(task: Task, options: Options, surroundings: Surroundings) -> int:
-    if options.sandbox and options.base_url is not None:
-        raise click.UsageError("--sandbox needs no --base-url")
-    if options.as_json and task.follows:
-        raise click.UsageError("--follow has many answers, and --json is one document")
-    if options.backend == "trio" and importlib.util.find_spec("trio") is None:
-        raise click.UsageError("trio is missing: pip install 'sms4sats-async[trio]'")
+    _check(task, options)
     screen = surroundings.screen()
     desks: list[Desk] = []
     unwritten: list[OSError] = []
 
     async def work(desk: Desk) -> None:
         desks.append(desk)
-        await task.work(desk)
+        try:
+            await task.work(desk)
+        except Stopped:
+            raise Interrupted("interrupted: nothing was ordered") from None
 
     def give(answer: Answer) -> None:
         try:
@@ -106,17 +95,21 @@ def _run(task: Task, options: Options, surroundings: Surroundings) -> int:
             keep_answer(answer, error, screen, as_json=options.as_json)
 
     try:
-        run(work, options, surroundings, screen=screen, give=give, keyed=task.keyed)
-    except (Sms4SatsError, Interrupted) as error:
-        order = desks[0].order if desks else None
-        return _fail(error, order, screen, as_json=options.as_json)
-    except Stopped:
-        return _fail(Interrupted("interrupted: nothing was ordered"), None, screen, as_json=options.as_json)
-    except NotFound as error:
-        return _fail(error, None, screen, as_json=options.as_json)
+        run(attrs.evolve(task, work=work), options, surroundings, screen=screen, give=give)
+    except (Sms4SatsError, Interrupted, NotFound) as error:
+        return _fail(error, desks[0].order, screen, as_json=options.as_json)
     except (MissingKey, ValueError) as error:
         raise click.UsageError(str(error)) from None
     return ends.FAULT if unwritten else ends.OK
+
+
+def _check(task: Task, options: Options) -> None:
+    if options.sandbox and options.base_url is not None:
+        raise click.UsageError("--sandbox needs no --base-url")
+    if options.as_json and task.follows:
+        raise click.UsageError("--follow has many answers, and --json is one document")
+    if options.backend == "trio" and importlib.util.find_spec("trio") is None:
+        raise click.UsageError("trio is missing: pip install 'sms4sats-async[trio]'")
 
 
 def _fail(error: Exception, order: Order | None, screen: Screen, *, as_json: bool) -> int:
@@ -156,7 +149,7 @@ def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | No
 
 async def _ask(desk: Desk, call: Callable[[], Awaitable[T]]) -> T:
     """Ask the service something that changes nothing."""
-    with desk.screen.live(View(default_pace, None)):
+    with desk.screen.live(View()):
         return await desk.signals.interruptible(call)
 
 
@@ -171,7 +164,7 @@ async def _service(desk: Desk, asked: str, country: Country | RentalCountry) -> 
     return find_service(asked, services, str(country.id))
 
 
-@cli.command()
+@cli.command(short_help="List the countries.")
 @asks
 def countries() -> Task:
     """List the countries that numbers can be had from."""
@@ -184,7 +177,7 @@ def countries() -> Task:
     return Task(work)
 
 
-@cli.command()
+@cli.command(short_help="List the services of a country.")
 @click.argument("country")
 @asks
 def services(country: str) -> Task:
@@ -201,7 +194,7 @@ def services(country: str) -> Task:
     return Task(work)
 
 
-@cli.command()
+@cli.command(short_help="List the rentals, with their prices.")
 @click.option("--service", default=FULL_RENTAL.code, metavar="CODE", help="For this service only (default: full, for all).")
 @asks
 def rentals(service: str) -> Task:
@@ -216,7 +209,7 @@ def rentals(service: str) -> Task:
     return Task(work)
 
 
-@cli.command()
+@cli.command(short_help="Tell what a code costs.")
 @click.argument("country")
 @click.argument("service")
 @asks
@@ -228,7 +221,12 @@ def price(country: str, service: str) -> Task:
         what = await _service(desk, service, where)
         found = await _ask(desk, lambda: desk.client.get_price(where.id, what.code))
         prices = {"sats": found.sats, "rent_sats": found.rent_sats, "send_sats": found.send_sats, "s4s_sats": found.s4s_sats}
-        names = (f"a code of {what.name.strip()}, {where.name}", "a rental", "an SMS sent", "a code to a phone of the service's own network")
+        names = (
+            f"a code of {what.name.strip()}, {where.name}",
+            "a rental",
+            "an SMS sent",
+            "a code to a phone of the service's own network",
+        )
         rows = [(name, "unknown" if sats is None else str(sats)) for name, sats in zip(names, prices.values(), strict=True)]
         document = {"country": {"id": where.id, "name": where.name}, "service": {"code": what.code, "name": what.name}, **prices}
         desk.give(Answer(document, rows, ("for", "sat"), numbers=(1,)))
@@ -248,7 +246,7 @@ def _pay_command(context: click.Context, parameter: click.Parameter, line: str |
         raise click.BadParameter(str(error), context, parameter) from None
 
 
-def paid_for(command: Callable[P, Task]) -> Callable[P, Task]:
+def paid_for(command: F) -> F:
     """Give a command the options of all that cost something."""
     command = click.option("--max-sats", type=click.IntRange(1), metavar="SATS", help="The most it may cost.")(command)
     command = click.option(
@@ -262,7 +260,7 @@ def paid_for(command: Callable[P, Task]) -> Callable[P, Task]:
     return click.option("--prepaid", is_flag=True, help="Charge the balance of SMS4SATS_API_KEY at once; there is no invoice.")(command)
 
 
-def timed(of: str) -> Callable[[Callable[P, Task]], Callable[P, Task]]:
+def timed(of: str) -> Callable[[F], F]:
     """Give a command the option of all that wait."""
     return click.option("--timeout", type=click.FloatRange(0, 1e9, min_open=True), metavar="SECONDS", help=of)
 
@@ -278,15 +276,13 @@ def _ways(pay: PayCommand | None, *, prepaid: bool) -> None:
         raise click.UsageError("--prepaid has no invoice for --pay-with")
 
 
-@cli.command()
+@cli.command(short_help="Receive a code.")
 @click.argument("country")
 @click.argument("service")
 @paid_for
 @timed(_TIMEOUT)
 @asks
-def receive(
-    country: str, service: str, *, max_sats: int | None, pay: PayCommand | None, prepaid: bool, timeout: float | None
-) -> Task:
+def receive(country: str, service: str, *, max_sats: int | None, pay: PayCommand | None, prepaid: bool, timeout: float | None) -> Task:
     """Receive a code of SERVICE with a number of COUNTRY.
 
     Shows the invoice, the number as soon as there is one, and answers with the code. Without a code in time the money comes back.
@@ -305,7 +301,7 @@ def receive(
     return Task(work, keyed=prepaid)
 
 
-@cli.command()
+@cli.command(short_help="Rent a number, and receive its first code.")
 @click.argument("country")
 @click.argument("service", default=FULL_RENTAL.code)
 @click.option("--follow", "follows", is_flag=True, help="Go on after the first code: one line for each, until Ctrl-C.")
@@ -335,15 +331,13 @@ def _introduce(desk: Desk, country: Country | RentalCountry, service: Service) -
     desk.screen.say("service", f"{service.name.strip()} ({service.code})")
 
 
-@cli.command()
+@cli.command(short_help="Send an SMS.")
 @click.argument("phone")
 @click.argument("message")
 @paid_for
 @timed("How long to wait for the payment, and from the payment on for the sending (default: 21 minutes).")
 @asks
-def send(
-    phone: str, message: str, *, max_sats: int | None, pay: PayCommand | None, prepaid: bool, timeout: float | None
-) -> Task:
+def send(phone: str, message: str, *, max_sats: int | None, pay: PayCommand | None, prepaid: bool, timeout: float | None) -> Task:
     """Send MESSAGE, of 140 characters at the most, to PHONE, with + and its country code; answers sent or delivered."""
     _ways(pay, prepaid=prepaid)
     to = re.sub(r"[\s().-]", "", phone)
@@ -357,7 +351,7 @@ def send(
     return Task(work, keyed=prepaid)
 
 
-@cli.command()
+@cli.command(short_help="Tell what is known of an order.")
 @click.argument("order")
 @asks
 def status(order: str) -> Task:
@@ -376,7 +370,7 @@ def _shown(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-@cli.command()
+@cli.command(short_help="Watch an order to its end.")
 @click.argument("order")
 @click.option("--kind", type=click.Choice(_KINDS), default=OrderKind.receive.value, help="What the order is for (default: receive).")
 @click.option("--follow", "follows", is_flag=True, help="Of a rental: go on after the first code, one line for each, until Ctrl-C.")
@@ -391,7 +385,7 @@ def watch(order: str, *, kind: str, follows: bool, timeout: float | None) -> Tas
     return Task(work, follows=follows)
 
 
-@cli.command()
+@cli.command(short_help="Cancel a receive order.")
 @click.argument("order")
 @click.option("--when-allowed", is_flag=True, help="Wait for the moment: the service refuses in an order's first 2 minutes.")
 @asks
@@ -401,7 +395,7 @@ def cancel(order: str, *, when_allowed: bool) -> Task:
     async def work(desk: Desk) -> None:
         watcher = OrderWatcher(desk.client, order, kind=OrderKind.receive)
         desk.order = watcher.order
-        view = View(default_pace, None)
+        view = View()
         view.waiting_for = "the moment" if when_allowed else view.waiting_for
         try:
             with desk.screen.live(view):
@@ -416,7 +410,7 @@ def cancel(order: str, *, when_allowed: bool) -> Task:
 # --- the prepaid account -----------------------------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Pay into the prepaid account.")
 @click.argument("amount", metavar="SATS", type=click.IntRange(1))
 @click.option("--pay-with", "pay", callback=_pay_command, metavar="COMMAND", help="Pay with this command, as for receive.")
 @timed("How long to wait for the payment (default: 21 minutes).")
@@ -431,7 +425,7 @@ def fund(amount: int, *, pay: PayCommand | None, timeout: float | None) -> Task:
     return Task(work, keyed=True)
 
 
-@cli.command()
+@cli.command(short_help="Tell the balance of the prepaid account.")
 @asks
 def balance() -> Task:
     """Tell the balance of the prepaid account of SMS4SATS_API_KEY, in satoshis."""
@@ -443,7 +437,7 @@ def balance() -> Task:
     return Task(work, keyed=True)
 
 
-@cli.command()
+@cli.command(short_help="List the payments into the prepaid account.")
 @asks
 def history() -> Task:
     """List the payments into the prepaid account of SMS4SATS_API_KEY."""
@@ -459,7 +453,9 @@ def history() -> Task:
             }
             for one in found.fundings
         ]
-        rows = [tuple("" if row[name] is None else str(row[name]) for name in ("created_at", "amount_sats", "description")) for row in listed]
+        rows = [
+            tuple("" if row[name] is None else str(row[name]) for name in ("created_at", "amount_sats", "description")) for row in listed
+        ]
         desk.screen.say("total", sats(found.total_sats))
         desk.give(Answer({"total_sats": found.total_sats, "fundings": listed}, rows, ("when", "sat", "what"), numbers=(1,)))
 
@@ -471,16 +467,18 @@ def history() -> Task:
 _backend = click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="The event loop (default: asyncio).")
 
 
-@cli.command()
+@cli.command(short_help="See it work, in 3 seconds.")
 @_backend
 def demo(backend: str) -> int:
     """Order a number from a sandbox of its own and wait for its code, in about 3 seconds; shows the calls that it took."""
     return trying.run(trying.demo, port=0, speed=trying.DEMO_SPEED, backend=backend)
 
 
-@cli.command()
+@cli.command(short_help="Serve a sandbox on this machine.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 for any that is free (default: 8000).")
-@click.option("--speed", type=click.FloatRange(0, 1e9, min_open=True), default=1.0, help="How many times as fast as the service (default: 1).")
+@click.option(
+    "--speed", type=click.FloatRange(0, 1e9, min_open=True), default=1.0, help="How many times as fast as the service (default: 1)."
+)
 @_backend
 def sandbox(port: int, speed: float, backend: str) -> int:
     """Serve a sandbox on this machine until Ctrl-C, for programs in any language."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from sms4sats_async.cli.finding import NotFound
 from sms4sats_async.errors import (
     APIError,
     AuthenticationError,
@@ -20,7 +21,6 @@ from sms4sats_async.errors import (
     SendFailed,
     TransportError,
 )
-from sms4sats_async.cli.finding import NotFound
 from sms4sats_async.models import Order, OrderKind
 
 OK = 0

@@ -59,7 +59,7 @@ def find_country(asked: str, countries: Sequence[C]) -> C:
         plain = _plain(text)
         code = OTHER_NAMES.get(plain, text.upper())
         found = by_name.get(plain) or by_name.get(_plain(NAMES.get(code, "")), [])
-    return _the_one(asked, found, countries, lambda country: str(country.id), "country", "sms4sats countries")
+    return _the_one(asked, found, countries, lambda country: str(country.id), what="country", command="sms4sats countries")
 
 
 def find_service(asked: str, services: Sequence[Service], country: str) -> Service:
@@ -74,10 +74,10 @@ def find_service(asked: str, services: Sequence[Service], country: str) -> Servi
         plain = _plain(text)
         found = _by_name(services).get(plain, [])
         found = found or [one for one in services if plain and plain in map(_plain, re.split("[,/+]", one.name))]
-    return _the_one(asked, found, services, lambda service: service.code, "service", f"sms4sats services {country}")
+    return _the_one(asked, found, services, lambda service: service.code, what="service", command=f"sms4sats services {country}")
 
 
-def _the_one(asked: str, found: Sequence[N], all_: Sequence[N], key: Callable[[N], str], what: str, command: str) -> N:
+def _the_one(asked: str, found: Sequence[N], all_: Sequence[N], key: Callable[[N], str], *, what: str, command: str) -> N:
     if len(found) == 1:
         return found[0]
     near = found or _near(asked, all_, key)

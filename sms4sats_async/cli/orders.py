@@ -11,7 +11,8 @@ from sms4sats_async.cli.ends import Interrupted
 from sms4sats_async.cli.paying import PayCommand
 from sms4sats_async.cli.screen import Answer, View, sats
 from sms4sats_async.cli.session import Desk, Stopped
-from sms4sats_async.errors import CancelRefused, OrderCancelled, OrderError, OutcomeUnknown, PaymentFailed
+from sms4sats_async.client import Client
+from sms4sats_async.errors import CancelRefused, OrderCancelled, OutcomeUnknown, PaymentFailed
 from sms4sats_async.lifecycle import HOLD_WINDOW, Pace, default_pace
 from sms4sats_async.models import Order, OrderKind, OrderStatus, mask
 from sms4sats_async.payers import PayingWatcher
@@ -56,7 +57,8 @@ async def place(desk: Desk, call: Callable[[], Awaitable[Order]], *, prepaid: bo
     if prepaid:
         desk.signals.told = lambda: desk.screen.say("stopping", "a prepaid order under way is finished first, in 10 s at the most")
     try:
-        order = await desk.signals.interruptible(call)
+        with desk.screen.live(View()):
+            order = await desk.signals.interruptible(call)
     except Stopped as stopped:
         if not desk.client.orphaned_orders:
             raise _not_placed(stopped, prepaid=prepaid) from None
@@ -85,72 +87,81 @@ async def follow(desk: Desk, order: Order | str, waiting: Waiting, *, kind: Orde
     """
     window = HOLD_WINDOW / desk.speed if waiting.seconds is None else waiting.seconds
     pace: Pace = default_pace if desk.speed == 1 else lambda _status, _waited: SANDBOX_PACE
-    kind_known = order.kind if isinstance(order, Order) else kind
-    view = View(pace, window if kind_known in (None, OrderKind.receive) else None)
-    options: dict[str, Any] = {"hold_window": window, "payment_window": window, "poll_interval": view.pace}
-    pays = waiting.pay is not None and isinstance(order, Order) and order.payreq is not None
-    if pays:
-        watcher: OrderWatcher = PayingWatcher(desk.client, order, pay=waiting.pay, cancel_on_exit=False, **options)
-    else:
-        watcher = OrderWatcher(desk.client, order, kind=kind, cancel_on_exit=False, **options)
+    view = View(pace, window)
+    watcher = _watcher(desk.client, order, waiting, kind, {"hold_window": window, "payment_window": window, "poll_interval": view.pace})
     desk.order = watcher.order
-    if isinstance(order, Order):
-        _show_invoice(desk, order, waiting)
+    _show_invoice(desk, watcher.order, waiting)
     show = _Showing(desk, view, watcher)
 
-    async def watch() -> None:
-        more = True
-        while more:
-            with desk.screen.live(view):
-                more = await show.until_answer() and waiting.follow
-            desk.give(_answer(watcher, bare=not isinstance(order, Order)))
+    given: list[bool] = []
 
-    async def pay_and_watch() -> None:
+    def answer() -> Answer:
+        return _answer(watcher, bare=isinstance(order, str))
+
+    async def watch() -> None:
         async with watcher:  # leaving it waits for the wallet; the answer is given by then
-            await watch()
+            more = True
+            while more:
+                with desk.screen.live(view):
+                    more = await show.until_answer() and waiting.follow
+                desk.give(answer())
+                given.append(True)
 
     asks = waiting.cancel and watcher.order.kind is OrderKind.receive
     if asks:
         desk.signals.told = lambda: desk.screen.say("stopping", "asking the service to cancel")
     try:
-        await desk.signals.interruptible(pay_and_watch if pays else watch)
+        await desk.signals.interruptible(watch)
     except Stopped:
-        if not await _leave(desk, watcher, asks=asks):
-            desk.give(_answer(watcher, bare=not isinstance(order, Order)))
+        if given and not waiting.follow:  # only the wallet was waited for
+            return
+        await _leave(desk, watcher, asks=asks)
+        desk.give(answer())
     except PaymentFailed as failed:
         desk.screen.say("wallet", f"{failed.__cause__}")
         if asks and (reason := await _cancel(desk, watcher)) is not None:
-            desk.screen.say("open", f"not cancelled: {reason}; {_UNPAID}")
+            desk.screen.say("open", f"{reason}; {_UNPAID}")
         raise
 
 
+def _watcher(client: Client, order: Order | str, waiting: Waiting, kind: OrderKind | None, options: dict[str, Any]) -> OrderWatcher:
+    """Return what watches the order; cancelling it is ours, because a person is to be told what came of it."""
+    if isinstance(order, Order) and order.payreq is not None and waiting.pay is not None:
+        return PayingWatcher(client, order, pay=waiting.pay, cancel_on_exit=False, **options)
+    return OrderWatcher(client, order, kind=kind, cancel_on_exit=False, **options)
+
+
 async def _leave(desk: Desk, watcher: OrderWatcher, *, asks: bool) -> None:
-    """Ask the service to cancel, if that is to be; return if the order has come to a good end all the same.
+    """See to an order that a person leaves; return if its code has come all the same.
 
     Raises:
         OrderError, Interrupted: how it was left.
     """
-    name, order = f"order {mask(watcher.order.id)}", watcher.order
-    paid = order.prepaid or (watcher.status is not None and watcher.status.paid)
-    if not asks:
-        goes_on = "nothing was cancelled" if order.kind is OrderKind.receive else f"there is no cancel for a {order.kind} order"
-        state = "" if paid or order.payreq is None else f", and {_UNPAID}"
-        raise Interrupted(f"interrupted: {name} goes on: {goes_on}{state}", order=order)
-    reason = await _cancel(desk, watcher)
+    order, name = watcher.order, f"order {mask(watcher.order.id)}"
+    reason: str | None = f"there is no cancel for a {order.kind} order"
+    if order.kind is OrderKind.receive:
+        reason = await _cancel(desk, watcher) if asks else "the service was not asked to cancel it"
     if reason is None:
-        raise OrderCancelled(
-            f"interrupted: {name} is cancelled; {'what was paid for it is on its way back' if paid else 'it was not paid'}",
-            order_id=order.id,
-            status=watcher.status,
-        )
+        was = "what was paid for it is on its way back" if _is_paid(watcher) else "it was not paid"
+        raise OrderCancelled(f"interrupted: {name} is cancelled; {was}", order_id=order.id, status=watcher.status)
     status = watcher.status
-    if status is not None and status.code is not None:
-        return
-    if status is not None and status.error is not None:
-        await watcher.code()  # it has ended otherwise, and raises just that
-    paid = paid or (status is not None and status.paid)
-    state = _MONEY_BACK if paid else _UNPAID
-    raise Interrupted(f"interrupted: {name} goes on, not cancelled: {reason}; {state}", order=order, reason=reason)
+    if order.kind is OrderKind.receive and status is not None:
+        if status.code is not None:
+            return
+        if status.error is not None:
+            await watcher.code()  # it has ended otherwise, and raises just that
+    raise Interrupted(f"interrupted: {name} goes on: {reason}{_state(watcher)}", order=order, reason=reason)
+
+
+def _is_paid(watcher: OrderWatcher) -> bool:
+    return watcher.order.prepaid or (watcher.status is not None and watcher.status.paid)
+
+
+def _state(watcher: OrderWatcher) -> str:
+    """What becomes of the money of an order that goes on."""
+    if not _is_paid(watcher):
+        return "" if watcher.order.payreq is None else f"; {_UNPAID}"
+    return f"; {_MONEY_BACK}" if watcher.order.kind is OrderKind.receive else ""
 
 
 async def _cancel(desk: Desk, watcher: OrderWatcher) -> str | None:
@@ -158,16 +169,17 @@ async def _cancel(desk: Desk, watcher: OrderWatcher) -> str | None:
     try:
         await desk.signals.interruptible(watcher.cancel, most=2, seconds=CANCEL_PATIENCE)
     except CancelRefused as refused:
-        return refused.reason
+        return f"the service would not cancel it: {refused.reason}"
     except Stopped:
-        return "the service gave no answer"
+        return "the service gave no answer to a cancel"
     return None
 
 
 def _show_invoice(desk: Desk, order: Order, waiting: Waiting) -> None:
     screen = desk.screen
-    if order.payreq is None:
+    if order.prepaid:
         screen.say("paid", "from the prepaid balance")
+    if order.payreq is None:
         return
     screen.say("price", sats(order.amount_sats) if order.amount_sats is not None else "the invoice leaves it to the payer")
     if waiting.pay is not None:
@@ -193,6 +205,7 @@ class _Showing:
         self._code: str | None = None
         self._sms: str | None = None
         view.waiting_for = self._next()
+        view.counts = self._order.kind is OrderKind.receive
 
     async def until_answer(self) -> bool:
         """Show what happens until there is an answer; is the order one that can bring another?"""

@@ -56,7 +56,8 @@ class PayCommand:
             raise CommandFailed(f"{self.name}: {error.strerror}") from None
         printed = b""
         try:
-            async for part in process.stdout or ():
+            assert process.stdout is not None  # a pipe  # noqa: S101
+            async for part in process.stdout:
                 printed = (printed + part)[-_MOST_OUTPUT:]
             code = await process.wait()
         finally:

@@ -10,9 +10,10 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sms4sats_async.errors import printable
-from sms4sats_async.lifecycle import Pace
+from sms4sats_async.lifecycle import HOLD_WINDOW, Pace, default_pace
 from sms4sats_async.models import OrderStatus
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 LABEL = 10
 """Columns of the label before a line."""
-NARROWEST = 24
-"""Columns that a text is given at least, however narrow the terminal is."""
+NARROWEST, WIDEST = 24, 80
+"""Columns that a text is given at least, and the live view at the most, however narrow or wide the terminal is."""
 QUIET_ZONE = 2
 """Modules around a QR code. Four are the standard's; two are enough on a screen, and fit where four would not."""
 SILENCE = 10.0
@@ -74,7 +75,7 @@ def write_answer(answer: Answer, screen: Screen, *, as_json: bool) -> None:
 
 def keep_answer(answer: Answer, failure: OSError, screen: Screen, *, as_json: bool) -> None:
     """See to it that an answer which cost something is not lost with standard output; a list can be asked for again."""
-    with open(os.devnull, "w") as nowhere:  # what is left in the buffer must not fail again when the program ends
+    with Path(os.devnull).open("w") as nowhere:  # what is left in the buffer must not fail again when the program ends
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     if not answer.columns:
         words = json.dumps(answer.document) if as_json else answer.rows[0][0]
@@ -161,7 +162,7 @@ class Screen:
             self.say(label, "on standard output")
 
     @contextmanager
-    def live(self, view: View) -> Iterator[None]:
+    def live(self, view: View) -> Generator[None]:
         """Keep a view of what is waited for at the end of the screen, while the block lasts."""
         if not self.is_terminal:
             yield
@@ -189,11 +190,14 @@ class View:
 
     Args:
         pace: what the watcher shall go by.
-        window: seconds from the payment in which the code must come; ``None`` where there is no such end.
-        plain: tells of a service that does not answer, where nothing is drawn.
+        window: seconds from the payment in which the code must come.
+
+    Attributes:
+        waiting_for: in words.
+        counts: is there a window's end to be shown?
     """
 
-    def __init__(self, pace: Pace, window: float | None) -> None:
+    def __init__(self, pace: Pace = default_pace, window: float = HOLD_WINDOW) -> None:
         from rich.spinner import Spinner  # noqa: PLC0415
 
         self._pace = pace
@@ -203,6 +207,7 @@ class View:
         self._answered_at = time.monotonic()
         self._paid_at: float | None = None
         self.waiting_for = "the service"
+        self.counts = False
 
     def pace(self, status: OrderStatus, seconds_waited: float) -> float:
         """Return the seconds until the next look, and remember them."""
@@ -224,11 +229,12 @@ class View:
             words += f", no answer for {_clock(silent)}"
         elif self._interval is not None:
             words += f", asking every {self._interval:g} s"
+        room = min(width, WIDEST) - 3
         grid = Table.grid(padding=(0, 1, 0, 0))
         grid.add_column(width=1)
-        grid.add_column(width=min(width, 80) - 3)
-        grid.add_row(self._spinner, Text(words))
-        if self._window is not None and self._paid_at is not None:
+        grid.add_column(width=room)
+        grid.add_row(self._spinner, Text(words if len(words) <= room else words.replace(", ", "\n")))
+        if self.counts and self._paid_at is not None:
             waited = min(self._window, now - self._paid_at)
             left = Table.grid(padding=(0, 1, 0, 0), expand=True)
             left.add_column(ratio=1)

@@ -78,9 +78,10 @@ class Signals:
         """
         notes: list[str] = []
         self._most = most
-        with anyio.move_on_after(seconds) as self._scope:
+        self._scope = scope = anyio.move_on_after(seconds)
+        with scope:
             if self.count >= most:
-                self._scope.cancel()
+                scope.cancel()
             try:
                 return await work()
             except anyio.get_cancelled_exc_class() as cancellation:
@@ -160,36 +161,40 @@ def _client(options: Options, surroundings: Surroundings, *, keyed: bool) -> tup
     return Client(api_key=key, base_url=options.base_url or BASE_URL, transport=surroundings.transport), 1.0
 
 
-async def _main(
-    work: Callable[[Desk], Awaitable[None]], options: Options, surroundings: Surroundings, screen: Screen, give: Callable[[Answer], None], keyed: bool
-) -> Exception | None:
-    signals = Signals()
+@attrs.frozen
+class Task:
+    """What a command has to do.
+
+    Attributes:
+        work: does it.
+        keyed: does it need an API key?
+        follows: does it go on after an answer?
+    """
+
+    work: Callable[[Desk], Awaitable[None]]
+    keyed: bool = False
+    follows: bool = False
+
+
+def run(task: Task, options: Options, surroundings: Surroundings, *, screen: Screen, give: Callable[[Answer], None]) -> None:
+    """Do a command's work to its end, in an event loop of its own, and raise what it raises."""
     failure: Exception | None = None
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(signals.listen, received)
-            try:
-                client, speed = _client(options, surroundings, keyed=keyed)
-                async with client:
-                    await work(Desk(client, screen, signals, give, speed))
-            except Exception as error:  # noqa: BLE001 - handed over, so that no group is made of it
-                failure = error
-            tasks.cancel_scope.cancel()
-    return failure
 
+    async def main() -> None:
+        nonlocal failure
+        signals = Signals()
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(signals.listen, received)
+                try:
+                    client, speed = _client(options, surroundings, keyed=task.keyed)
+                    async with client:
+                        await task.work(Desk(client, screen, signals, give, speed))
+                except Exception as error:  # noqa: BLE001 - handed over, so that no group is made of it
+                    failure = error
+                tasks.cancel_scope.cancel()
 
-def run(
-    work: Callable[[Desk], Awaitable[None]],
-    options: Options,
-    surroundings: Surroundings,
-    *,
-    screen: Screen,
-    give: Callable[[Answer], None],
-    keyed: bool,
-) -> None:
-    """Run a command's work to its end, and raise what it raises."""
     logging.getLogger("sms4sats_async").addHandler(logging.NullHandler())  # the screen tells a person what the log would
-    arguments = (work, options, surroundings, screen, give, keyed)
-    failure = anyio.run(_main, *arguments, backend=options.backend, backend_options=surroundings.backend_options)
+    anyio.run(main, backend=options.backend, backend_options=surroundings.backend_options)
     if failure is not None:
         raise failure
