@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
@@ -39,8 +39,11 @@ PLAY_KEY, PLAY_SATS = "demo", 100_000
 GRACE = 1.0
 """Seconds for requests under way when the server is stopped."""
 
-Command = Callable[[socket.socket, float, str], Awaitable[None]]
-"""Gets the socket to serve on, the speed and the backend."""
+INTERRUPTED = 130
+"""The exit code of a demo that was not seen to its end."""
+
+Command = Callable[[socket.socket, float, str], Awaitable[int]]
+"""Gets the socket to serve on, the speed and the backend; returns the exit code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,8 +64,7 @@ def run(command: Command, *, port: int, speed: float, backend: str) -> int:
     except (OSError, OverflowError) as error:
         print(f"cannot listen on 127.0.0.1:{port}: {error}", file=sys.stderr)
         return 1
-    anyio.run(command, listener, speed, backend, backend=backend)
-    return 0
+    return anyio.run(command, listener, speed, backend, backend=backend)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,8 +119,8 @@ async def _serve(sandbox: Sandbox, listener: socket.socket, stopped: anyio.Event
 # --- sandbox -----------------------------------------------------------------------------------------------------------------------
 
 
-async def sandbox(listener: socket.socket, speed: float, backend: str) -> None:
-    """Serve a sandbox until SIGINT or SIGTERM."""
+async def sandbox(listener: socket.socket, speed: float, backend: str) -> int:
+    """Serve a sandbox until SIGINT or SIGTERM, and return 0."""
     service = Sandbox(timeline=attrs.evolve(Timeline.typical(), paid_after=PAID_AFTER), speed=speed, accounts={PLAY_KEY: PLAY_SATS})
     url = _url(listener)
     stopped = anyio.Event()
@@ -129,6 +131,7 @@ async def sandbox(listener: socket.socket, speed: float, backend: str) -> None:
             await anext(aiter(signals))
             stopped.set()
     print("stopped", flush=True)
+    return 0
 
 
 def _introduce(url: str, speed: float) -> None:
@@ -149,17 +152,31 @@ def _introduce(url: str, speed: float) -> None:
 # --- demo --------------------------------------------------------------------------------------------------------------------------
 
 
-async def demo(listener: socket.socket, speed: float, backend: str) -> None:
-    """Order a number from a sandbox, pay for it, wait for its code, and show the calls that it took."""
+async def demo(listener: socket.socket, speed: float, backend: str) -> int:
+    """Order a number from a sandbox, pay for it, wait for its code, and show the calls that it took; return 0, or 130 if interrupted."""
     service = Sandbox(timeline=Timeline.typical(), speed=speed)
     url = _url(listener)
     _say("sandbox", f"{url} ({speed:g} times as fast as the real service, on {backend})")
-    stopped = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_serve, service, listener, stopped, backend)
-        await _buy_a_code(service, url)
-        stopped.set()
+    stopped, bought = anyio.Event(), False
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_serve, service, listener, stopped, backend)
+            async with anyio.create_task_group() as buying:  # hypercorn is stopped, not cancelled: it does not take that well
+                buying.start_soon(_leave_at, signals, buying.cancel_scope)
+                await _buy_a_code(service, url)
+                bought = True
+                buying.cancel_scope.cancel()
+            stopped.set()
+    if not bought:
+        print("stopped", flush=True)
+        return INTERRUPTED
     _show_calls(service.calls, speed)
+    return 0
+
+
+async def _leave_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()
 
 
 async def _buy_a_code(sandbox: Sandbox, url: str) -> None:

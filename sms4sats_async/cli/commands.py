@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -128,6 +129,11 @@ def _fail(error: Exception, order: Order | None, screen: Screen, *, as_json: boo
 def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | None = None) -> int:
     """Run the command line and return the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stderr is None:
+        sys.stderr = io.StringIO()
+    if sys.stdout is None:  # an answer that cannot be given must not be bought
+        print("standard output is closed", file=sys.stderr)
+        return ends.FAULT
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not cost the rest
             stream.reconfigure(errors="backslashreplace")
@@ -260,9 +266,15 @@ def paid_for(command: F) -> F:
     return click.option("--prepaid", is_flag=True, help="Charge the balance of SMS4SATS_API_KEY at once; there is no invoice.")(command)
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):  # it is within every range
+        raise click.BadParameter("must be a number", context, parameter)
+    return value
+
+
 def timed(of: str) -> Callable[[F], F]:
     """Give a command the option of all that wait."""
-    return click.option("--timeout", type=click.FloatRange(0, 1e9, min_open=True), metavar="SECONDS", help=of)
+    return click.option("--timeout", type=click.FloatRange(0, 1e9, min_open=True), callback=_seconds, metavar="SECONDS", help=of)
 
 
 _TIMEOUT = (

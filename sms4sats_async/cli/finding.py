@@ -94,6 +94,7 @@ def _near(asked: str, all_: Iterable[N], key: Callable[[N], str]) -> list[N]:
     for one in all_:
         known.setdefault(_plain(key(one)), one)
         known.setdefault(_plain(one.name), one)
+    known.pop("", None)
     close = difflib.get_close_matches(plain, known, MOST_SUGGESTIONS, _NEAR)
     having = [name for name in known if len(plain) > 1 and plain in name]
     near: list[N] = []

@@ -14,7 +14,7 @@ from sms4sats_async.cli.session import Desk, Stopped
 from sms4sats_async.client import Client
 from sms4sats_async.errors import CancelRefused, OrderCancelled, OutcomeUnknown, PaymentFailed
 from sms4sats_async.lifecycle import HOLD_WINDOW, Pace, default_pace
-from sms4sats_async.models import Order, OrderKind, OrderStatus, mask
+from sms4sats_async.models import Order, OrderKind, OrderStatus, SmsStatus, mask
 from sms4sats_async.payers import PayingWatcher
 from sms4sats_async.watcher import OrderWatcher
 
@@ -26,7 +26,12 @@ SANDBOX_PACE = 1.0
 _NOTHING_SENT = "nothing was sent"
 _WALLET = "with any Lightning wallet; it shows the payment as pending, because the money is only held until the code comes"
 _MONEY_BACK = "what was paid for it comes back by itself, 21 minutes after the payment"
-_HELD = {OrderKind.receive: "held until the code comes", OrderKind.send: "held until the SMS is sent"}
+_PAID = {
+    OrderKind.receive: "held until the code comes",
+    OrderKind.send: "held until the SMS is sent",
+    OrderKind.rental: "the number comes next",
+    OrderKind.fund: "the money is on its way to the balance",
+}
 _UNPAID = "it is not paid, and costs nothing unless its invoice is"
 
 
@@ -219,13 +224,14 @@ class _Showing:
     def _show(self, status: OrderStatus) -> None:
         if status.paid and not self._paid:
             self._paid = True
-            self._screen.say("paid", _HELD.get(self._order.kind, "received"))
+            self._screen.say("paid", _PAID[self._order.kind])
         if status.number is not None and status.number != self._number:
             self._number = status.number
             self._screen.number(status.number)
         if status.sms_status is not None and status.sms_status != self._sms:
             self._sms = status.sms_status
-            self._screen.say("sms", status.sms_status)
+            if not _is_sent(status):
+                self._screen.say("sms", status.sms_status)
         self._view.waiting_for = self._next()
 
     def _next(self) -> str:
@@ -235,6 +241,10 @@ class _Showing:
         if kind is OrderKind.send or self._sms is not None:
             return "the SMS to be sent"
         return "the number" if self._number is None else "the code"
+
+
+def _is_sent(status: OrderStatus) -> bool:
+    return status.sms_status in (SmsStatus.sent, SmsStatus.delivered)
 
 
 def status_document(status: OrderStatus) -> dict[str, Any]:
@@ -259,7 +269,7 @@ def _answer(watcher: OrderWatcher, *, bare: bool) -> Answer:
     order = watcher.order.to_dict() | ({"created_at": None} if bare else {})
     document = {"order": order, **status_document(status)}
     if status.code is not None:
-        return Answer(document, [[status.code]], label="code")
+        return Answer(document, [[status.code]], label="code", elsewhere="on standard output")
     if status.sms_status is not None:
         return Answer(document, [[status.sms_status]], label="sms")
     return Answer(document, [["paid"]], label="order")

@@ -46,6 +46,7 @@ class Answer:
         document: for ``--json``.
         rows: for everybody else; on a terminal under ``columns``, if there are any, else one line each, with tabs between the values.
         label: what a terminal shows before an answer of a single value.
+        elsewhere: what a person is told who sees standard error only; nothing, if that is empty.
         numbers: the columns of ``rows`` that are numbers.
     """
 
@@ -53,6 +54,7 @@ class Answer:
     rows: Sequence[Sequence[str]]
     columns: Sequence[str] = ()
     label: str = ""
+    elsewhere: str = ""
     numbers: Sequence[int] = ()
 
 
@@ -68,7 +70,7 @@ def write_answer(answer: Answer, screen: Screen, *, as_json: bool) -> None:
     elif answer.columns and terminal:
         Console(file=sys.stdout, highlight=False).print(_table(answer))
     else:
-        screen.announce(answer.label, here=terminal)
+        screen.announce(answer, here=terminal)
         for row in answer.rows:
             write_line(*row)
 
@@ -151,15 +153,13 @@ class Screen:
         code.terminal(drawn, border=QUIET_ZONE, compact=True)
         self._line(Text(drawn.getvalue().rstrip("\n")))
 
-    def announce(self, label: str, *, here: bool) -> None:
-        """Say that the answer comes: before it, on the terminal that shows it as well, else instead of it."""
-        if not label:
-            return
-        if here and self.is_terminal:
-            self._console.print(Text(f"{label:<{LABEL}}", "dim"), end="")
+    def announce(self, answer: Answer, *, here: bool) -> None:
+        """Say that the answer comes: before it, on the terminal that shows it as well, else in place of it."""
+        if here and self.is_terminal and answer.label:
+            self._console.print(Text(f"{answer.label:<{LABEL}}", "dim"), end="")
             self._console.file.flush()
-        elif not here:
-            self.say(label, "on standard output")
+        elif not here and answer.elsewhere:
+            self.say(answer.label, answer.elsewhere)
 
     @contextmanager
     def live(self, view: View) -> Generator[None]:
