@@ -10,7 +10,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -191,20 +191,22 @@ class View:
     Args:
         pace: what the watcher shall go by.
         window: seconds from the payment in which the code must come.
+        clock: seconds of the machine.
 
     Attributes:
         waiting_for: in words.
         counts: is there a window's end to be shown?
     """
 
-    def __init__(self, pace: Pace = default_pace, window: float = HOLD_WINDOW) -> None:
+    def __init__(self, pace: Pace = default_pace, window: float = HOLD_WINDOW, clock: Callable[[], float] = time.monotonic) -> None:
         from rich.spinner import Spinner  # noqa: PLC0415
 
         self._pace = pace
+        self._clock = clock
         self._window = window
         self._spinner = Spinner("dots")
         self._interval: float | None = None
-        self._answered_at = time.monotonic()
+        self._answered_at = self._clock()
         self._paid_at: float | None = None
         self.waiting_for = "the service"
         self.counts = False
@@ -212,7 +214,7 @@ class View:
     def pace(self, status: OrderStatus, seconds_waited: float) -> float:
         """Return the seconds until the next look, and remember them."""
         self._interval = self._pace(status, seconds_waited)
-        self._answered_at = time.monotonic()
+        self._answered_at = self._clock()
         if status.paid:
             self._paid_at = self._answered_at - seconds_waited
         return self._interval
@@ -222,11 +224,11 @@ class View:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
 
-        now = time.monotonic()
+        now = self._clock()
         words = f"waiting for {self.waiting_for}"
         silent = now - self._answered_at
         if silent > SILENCE + (self._interval or 0):
-            words += f", no answer for {_clock(silent)}"
+            words += f", no answer for {_minutes(silent)}"
         elif self._interval is not None:
             words += f", asking every {self._interval:g} s"
         room = min(width, WIDEST) - 3
@@ -239,12 +241,12 @@ class View:
             left = Table.grid(padding=(0, 1, 0, 0), expand=True)
             left.add_column(ratio=1)
             left.add_column(no_wrap=True)
-            left.add_row(ProgressBar(total=self._window, completed=waited), Text(f"{_clock(self._window - waited)} left"))
+            left.add_row(ProgressBar(total=self._window, completed=waited), Text(f"{_minutes(self._window - waited)} left"))
             grid.add_row("", left)
         return grid
 
 
-def _clock(seconds: float) -> str:
+def _minutes(seconds: float) -> str:
     """Return seconds as people read them: ``20:43``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02}"

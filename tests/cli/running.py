@@ -18,6 +18,7 @@ from io import StringIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import httpx
@@ -46,11 +47,12 @@ class Paper(StringIO):
 
 @dataclass(frozen=True)
 class Done:
-    """How a run ended, and what it wrote."""
+    """How a run ended, and what it wrote: without what steers a terminal, and as it was."""
 
     code: int
     out: str
     err: str
+    raw: str = ""
 
     @property
     def document(self) -> Any:
@@ -68,11 +70,14 @@ def run(*arguments: str, transport: httpx.AsyncBaseTransport | None = None, back
         options = {"clock": MockClock(autojump_threshold=0)}
 
     def screen() -> Screen:
-        return Screen() if columns is None else Screen(Console(file=err, force_terminal=True, width=columns, color_system=None))
+        if columns is None:
+            return Screen()
+        return Screen(Console(file=err, force_terminal=True, width=columns, color_system=None, _environ={"TERM": "xterm"}))
 
-    with redirect_stdout(out), redirect_stderr(err):
+    with patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": str(columns or 80)}), redirect_stdout(out), redirect_stderr(err):
         code = main([*arguments, "--backend", backend], Surroundings(transport, options, screen))
-    return Done(code, out.getvalue(), plain(err.getvalue()))
+    shown = out.getvalue() if columns is None else plain(out.getvalue())
+    return Done(code, shown, plain(err.getvalue()), out.getvalue() + err.getvalue())
 
 
 def plain(text: str) -> str:

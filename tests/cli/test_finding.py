@@ -89,7 +89,7 @@ def test_a_country_that_is_not_there_has_its_near_misses(asked: str, suggestions
         find_country(asked, COUNTRIES)
     assert caught.value.suggestions == suggestions
     assert ("did you mean" in str(caught.value)) is bool(suggestions)
-    assert ("sms4sats countries" in str(caught.value)) is not suggestions
+    assert ("sms4sats countries" in str(caught.value)) is not bool(suggestions)
 
 
 def test_what_is_meant_by_none_or_by_two_is_bought_from_neither() -> None:
