@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -109,6 +110,10 @@ class Options:
     backend: str = "asyncio"
 
 
+def _signals() -> AbstractContextManager[AsyncIterator[signal.Signals]]:
+    return anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
+
+
 @attrs.frozen
 class Surroundings:
     """What a test puts in the place of the world.
@@ -117,11 +122,13 @@ class Surroundings:
         transport: where the requests go; ``None`` for the network.
         backend_options: of the event loop.
         screen: makes what is shown beside the answer.
+        signals: takes in the signals, while its block lasts.
     """
 
     transport: AsyncBaseTransport | None = None
     backend_options: dict[str, Any] = attrs.field(factory=dict[str, Any])
     screen: Callable[[], Screen] = Screen
+    signals: Callable[[], AbstractContextManager[AsyncIterator[signal.Signals]]] = _signals
 
 
 @attrs.define(eq=False)
@@ -183,7 +190,7 @@ def run(task: Task, options: Options, surroundings: Surroundings, *, screen: Scr
     async def main() -> None:
         nonlocal failure
         signals = Signals()
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        with surroundings.signals() as received:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(signals.listen, received)
                 try:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import sys
 from typing import Any
 
@@ -324,7 +323,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_answer() -> None:
     class Twice(Struck):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             if request.url.path == "/cancelorder":
-                signal.raise_signal(signal.SIGINT)
+                self.keyboard.press()
                 await anyio.sleep(5)
             return await super().handle_async_request(request)
 
