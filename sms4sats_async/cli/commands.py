@@ -408,7 +408,7 @@ def cancel(order: str, *, when_allowed: bool) -> Task:
         watcher = OrderWatcher(desk.client, order, kind=OrderKind.receive)
         desk.order = watcher.order
         view = View()
-        view.waiting_for = "the moment" if when_allowed else view.waiting_for
+        view.waiting_for = "the moment at which it is allowed" if when_allowed else view.waiting_for
         try:
             with desk.screen.live(view):
                 await desk.signals.interruptible(lambda: watcher.cancel(when_allowed))

@@ -118,10 +118,7 @@ async def follow(desk: Desk, order: Order | str, waiting: Waiting, *, kind: Orde
     try:
         await desk.signals.interruptible(watch)
     except Stopped:
-        if given and not waiting.follow:  # only the wallet was waited for
-            return
-        await _leave(desk, watcher, asks=asks)
-        desk.give(answer())
+        await _leave(desk, watcher, answer, asks=asks, given=bool(given) and not waiting.follow)
     except PaymentFailed as failed:
         desk.screen.say("wallet", f"{failed.__cause__}")
         if asks and (reason := await _cancel(desk, watcher)) is not None:
@@ -136,12 +133,14 @@ def _watcher(client: Client, order: Order | str, waiting: Waiting, kind: OrderKi
     return OrderWatcher(client, order, kind=kind, cancel_on_exit=False, **options)
 
 
-async def _leave(desk: Desk, watcher: OrderWatcher, *, asks: bool) -> None:
-    """See to an order that a person leaves; return if its code has come all the same.
+async def _leave(desk: Desk, watcher: OrderWatcher, answer: Callable[[], Answer], *, asks: bool, given: bool) -> None:
+    """See to an order that a person leaves; give its code, if that has come all the same.
 
     Raises:
         OrderError, Interrupted: how it was left.
     """
+    if given:  # it was only the wallet that was waited for
+        return
     order, name = watcher.order, f"order {mask(watcher.order.id)}"
     reason: str | None = f"there is no cancel for a {order.kind} order"
     if order.kind is OrderKind.receive:
@@ -152,6 +151,7 @@ async def _leave(desk: Desk, watcher: OrderWatcher, *, asks: bool) -> None:
     status = watcher.status
     if order.kind is OrderKind.receive and status is not None:
         if status.code is not None:
+            desk.give(answer())
             return
         if status.error is not None:
             await watcher.code()  # it has ended otherwise, and raises just that
@@ -172,7 +172,7 @@ def _state(watcher: OrderWatcher) -> str:
 async def _cancel(desk: Desk, watcher: OrderWatcher) -> str | None:
     """Ask the service to cancel, and return why it did not; ``None`` when it did."""
     try:
-        await desk.signals.interruptible(watcher.cancel, most=2, seconds=CANCEL_PATIENCE)
+        await desk.signals.interruptible(watcher.cancel, anew=True, seconds=CANCEL_PATIENCE)
     except CancelRefused as refused:
         return f"the service would not cancel it: {refused.reason}"
     except Stopped:

@@ -54,8 +54,7 @@ class Signals:
     def __init__(self) -> None:
         self.count = 0
         self.told: Callable[[], object] = int
-        self._scope: anyio.CancelScope | None = None
-        self._most = 1
+        self._scope = anyio.CancelScope()
 
     async def listen(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Take them in, for ever."""
@@ -63,33 +62,29 @@ class Signals:
             self.count += 1
             if self.count == 1:
                 self.told()
-            if self._scope is not None and self.count >= self._most:
-                self._scope.cancel()
+            self._scope.cancel()
 
-    async def interruptible(self, work: Callable[[], Awaitable[T]], *, most: int = 1, seconds: float = math.inf) -> T:
+    async def interruptible(self, work: Callable[[], Awaitable[T]], *, anew: bool = False, seconds: float = math.inf) -> T:
         """Return what the work returns.
 
         Args:
-            work: what is to be done.
-            most: how many signals, from the first one on, stop it.
+            work: what is to be done, until a signal comes.
+            anew: do it although one has come; the next one stops it.
             seconds: how long it may take.
 
         Raises:
             Stopped: it was stopped, or took longer.
         """
         notes: list[str] = []
-        self._most = most
         self._scope = scope = anyio.move_on_after(seconds)
         with scope:
-            if self.count >= most:
+            if self.count and not anew:
                 scope.cancel()
             try:
                 return await work()
             except anyio.get_cancelled_exc_class() as cancellation:
                 notes += getattr(cancellation, "__notes__", [])
                 raise
-            finally:
-                self._scope = None
         raise Stopped(notes)
 
 

@@ -81,9 +81,9 @@ def run(*arguments: str, transport: httpx.AsyncBaseTransport | None = None, back
         return Screen(Console(file=err, force_terminal=True, width=columns, color_system=None, _environ={"TERM": "xterm"}))
 
     surroundings = Surroundings(transport, options, screen, keyboard.receiver)
-    with patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": str(columns or 80)}), redirect_stdout(out), redirect_stderr(err), keyboard:
-        with ThreadPoolExecutor(1) as pool:
-            code = pool.submit(main, [*arguments, "--backend", backend], surroundings).result()
+    environ = patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": str(columns or 80)})
+    with environ, redirect_stdout(out), redirect_stderr(err), keyboard, ThreadPoolExecutor(1) as pool:
+        code = pool.submit(main, [*arguments, "--backend", backend], surroundings).result()
     shown = out.getvalue() if columns is None else plain(out.getvalue())
     return Done(code, shown, plain(err.getvalue()), out.getvalue() + err.getvalue())
 

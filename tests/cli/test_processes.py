@@ -84,6 +84,8 @@ def _runs(service: Service) -> dict[str, Callable[[], Done]]:
         "17 too dear": ran(*receive, at("dear"), "--max-sats", "1000"),
         "18 no payment": ran(*receive, at("unpaid"), "--pay-with", "sh -c 'echo no route; exit 7' {}"),
         "0 paid with": ran(*receive, at("paid-with", sandbox()), "--pay-with", "sleep 60"),
+        "18 no payment for an SMS": ran("send", "+12025550143", "hello", "--base-url", at("unpaid-sms"), "--pay-with", "false"),
+        "0 wallet left alone": lambda: interrupted("code", *receive, at("alone", sandbox()), "--pay-with", "sleep 60"),
         "130 open": lambda: interrupted("pay", *receive, at("open"), "--json"),
         "130 sigterm": lambda: interrupted("pay", *receive, at("terminated"), by=signal.SIGTERM),
         "130 rental": lambda: interrupted("pay", "rent", "187", "--base-url", at("rental")),
@@ -192,6 +194,7 @@ def _watching_leaves_the_order_alone(ended: dict[str, Done], service: Service) -
 def _what_the_command_that_pays_says_is_told(ended: dict[str, Done], service: Service) -> None:
     assert "wallet    sh ended with 7: no route\n" in ended["18 no payment"].err
     assert "/cancelorder" in service.calls("unpaid")
+    assert service.calls("unpaid-sms") == ["/createsendorder"]
 
 
 def _the_key_goes_only_with_calls_that_need_it(ended: dict[str, Done], service: Service) -> None:
@@ -341,6 +344,13 @@ def test_the_sandbox_is_the_one_of_the_module() -> None:
     process.send_signal(signal.SIGTERM)
     done = finish(process)
     assert (done.code, done.err) == (0, "")
+
+
+def test_ctrl_c_while_it_starts_has_ordered_nothing() -> None:
+    finder = "type('Finder', (), {'find_spec': lambda name, *_: signal.raise_signal(signal.SIGINT) if name == 'segno' else None})"
+    program = f"import signal, sys; sys.meta_path.insert(0, {finder}); from sms4sats_async.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing was ordered\n")
 
 
 @pytest.mark.parametrize("missing", ["click", "rich", "segno", "phonenumbers"])
