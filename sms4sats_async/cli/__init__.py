@@ -16,6 +16,6 @@ def main() -> int:
         from sms4sats_async.cli.commands import main as run  # noqa: PLC0415 - an extra
 
         return run()
-    except KeyboardInterrupt:  # before there is an event loop that takes it in
-        print("interrupted: nothing was ordered", file=sys.stderr)
+    except KeyboardInterrupt:  # before there is an event loop that takes it in, or when all is done
+        print("interrupted", file=sys.stderr)
         return 130

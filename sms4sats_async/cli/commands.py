@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | No
         error.show()
         return error.exit_code
     except click.Abort:
-        Screen().say("error", "interrupted: nothing was ordered")
+        Screen().say("error", "interrupted")
         return ends.exit_code(Interrupted(""))
     return int(code or 0)
 

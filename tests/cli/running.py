@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -210,8 +210,10 @@ def _read(screen: Any) -> bytes:
 
 # --- the service -------------------------------------------------------------------------------------------------------------------
 
-Fault = Callable[[str, str], "tuple[int, dict[str, str], bytes] | str | None"]
-"""Gets method and path; returns a reply, ``"close"`` to hang up without one, or ``None`` to leave it to the sandbox."""
+Reply = tuple[int, dict[str, str], bytes]
+NOTHING_SPECIAL: Reply = (0, {}, b"")
+Faults = Mapping[str, "Reply | None"]
+"""Replies by path, ``None`` to hang up without one; everything else is left to the sandbox."""
 
 
 @dataclass
@@ -220,13 +222,12 @@ class Service:
 
     url: str = ""
     sandboxes: dict[str, Sandbox] = field(default_factory=dict)
-    faults: dict[str, Fault] = field(default_factory=dict)
+    faults: dict[str, Faults] = field(default_factory=dict)
 
-    def at(self, name: str, sandbox: Sandbox | None = None, fault: Fault | None = None) -> str:
+    def at(self, name: str, sandbox: Sandbox | None = None, faults: Faults | None = None) -> str:
         """Put a sandbox at a path, and return its address."""
         self.sandboxes[name] = Sandbox(accounts={KEY: 100_000}) if sandbox is None else sandbox
-        if fault is not None:
-            self.faults[name] = fault
+        self.faults[name] = faults or {}
         return f"{self.url}/{name}"
 
     def calls(self, name: str) -> list[str]:
@@ -246,12 +247,13 @@ def serving() -> Iterator[Service]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             name, _, rest = self.path.lstrip("/").partition("/")
             path, _, query = rest.partition("?")
-            fault = service.faults.get(name)
-            reply = None if fault is None else fault(self.command, f"/{path}")
-            if isinstance(reply, str):
+            reply = service.faults[name].get(f"/{path}", NOTHING_SPECIAL)
+            if reply is None:
                 self.close_connection = True
                 return
-            status, headers, content = reply or anyio.run(self.ask, service.sandboxes[name], f"/{path}", query, body)
+            if reply is NOTHING_SPECIAL:
+                reply = anyio.run(self.ask, service.sandboxes[name], f"/{path}", query, body)
+            status, headers, content = reply
             self.send_response(status)
             for header, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
                 self.send_header(header, value)
@@ -260,7 +262,7 @@ def serving() -> Iterator[Service]:
 
         do_GET = do_POST = answer  # noqa: N815 - http.server names them
 
-        async def ask(self, sandbox: Sandbox, path: str, query: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        async def ask(self, sandbox: Sandbox, path: str, query: str, body: bytes) -> Reply:
             transport = httpx.ASGITransport(app=sandbox)
             async with httpx.AsyncClient(transport=transport, base_url="http://sandbox") as client:
                 headers = {name: value for name, value in self.headers.items() if name.lower() in ("x-api-key", "content-type")}

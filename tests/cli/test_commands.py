@@ -382,12 +382,12 @@ def test_an_sms_that_is_left_is_not_cancelled() -> None:
     assert "stopping" not in done.err
 
 
-def test_ctrl_c_before_there_is_a_loop_has_ordered_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_where_there_is_no_loop_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> Screen:
         raise KeyboardInterrupt
 
     assert main(["countries"], Surroundings(screen=interrupted)) == 130
-    assert capsys.readouterr().err.endswith("error     interrupted: nothing was ordered\n")
+    assert capsys.readouterr().err.endswith("error     interrupted\n")
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------------------------
