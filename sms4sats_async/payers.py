@@ -56,8 +56,8 @@ class PayingWatcher(OrderWatcher):
 
     Leaving the block first does what that of an :class:`OrderWatcher` does; then the payment has 10 s to come to its end, and is
     cancelled. It is cancelled at once, before anything is asked of the service, when the caller is cancelled, and when an order that was
-    never seen paid is given up: what was not sent to a wallet by then is not sent any more. A cancelled payment that does not end keeps
-    its caller from going on.
+    never seen paid has ended or is given up: what was not sent to a wallet by then is not sent any more. A cancelled payment that does
+    not end keeps its caller from going on.
 
     Args:
         order: an order with an invoice to pay; no bare id.
@@ -181,9 +181,9 @@ class PayingWatcher(OrderWatcher):
         """Is a payment to be stopped before anything is asked of the service?"""
         if error is not None and not isinstance(error, Exception):  # the caller is to go on at once
             return True
-        if self._state.end is not None or self._state.paid_at is not None:
+        if self._state.paid_at is not None:
             return False
-        return error is not None or (self._cancel_on_exit and self._state.cancellable)
+        return error is not None or self._state.end is not None or (self._cancel_on_exit and self._state.cancellable)
 
     async def _paying(self) -> None:
         with self._scope:
@@ -199,10 +199,10 @@ class PayingWatcher(OrderWatcher):
             _logger.debug("%s: its payment has returned", self._watch.name)
 
     async def _call(self) -> None:
-        paying = self._pay(self._invoice)
-        if not inspect.isawaitable(paying):
-            raise TypeError(f"pay must be an async callable, and this one returned {type(paying).__name__}")
         try:
+            paying = self._pay(self._invoice)
+            if not inspect.isawaitable(paying):
+                raise TypeError(f"pay must be an async callable, and this one returned {type(paying).__name__}")
             await paying
         except BaseExceptionGroup as group:
             raise group if isinstance(group, Exception) else one_of(group) from None
@@ -220,14 +220,10 @@ class _Looks(Probe):
 
     async def look(self, order_id: str, saw: Callable[[OrderStatus], object]) -> None:
         counts = self._since()
-
-        def told(status: OrderStatus) -> None:
-            saw(status)
-            self.good += counts
-
-        looking = super().look(order_id, told)
+        looking = super().look(order_id, saw)
         del order_id  # frames are printed with what they hold
         await looking
+        self.good += counts  # not as soon as it is read: the order's state must have taken it in before anybody counts on it
 
 
 # --- the whole job -----------------------------------------------------------------------------------------------------------------
@@ -312,8 +308,8 @@ async def receive_code(
     if on_number is not None:
         _check_callable("on_number", on_number)
     order = await client.create_order(country, service, real_phone=real_phone, ref=ref, immediate=immediate, max_sats=max_sats)
-    watcher = job.watcher(order)
     try:
+        watcher = job.watcher(order)
         async with watcher:
             await _tell_number(watcher, on_number)
         code, status = await watcher.code(), watcher.status
@@ -365,9 +361,8 @@ async def send_sms(
     placing = client.create_send_order(phone, message, immediate=immediate, webhook_url=webhook_url, ref=ref, max_sats=max_sats)
     del phone, message, webhook_url  # frames are printed with what they hold
     order = await placing
-    watcher = job.watcher(order)
     try:
-        async with watcher:
+        async with job.watcher(order) as watcher:
             sms_status = await watcher.sent()
     except BaseException as error:
         job.give_up(order, error)

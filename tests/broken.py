@@ -1097,6 +1097,208 @@ _BATCH = [
     ),
 ]
 
+# --- the whole job in one call --------------------------------------------------------------------------------------------------
+
+_PAYING = [
+    Variant(
+        "the-wallet-is-waited-for",
+        "`pay` runs beside the polls, in a task of its own",
+        "payers.py",
+        "        self._crew.start(self._payment)\n",
+        "        await self._payment.work()\n",
+        ("test_payers.py::test_a_payment_that_blocks_until_the_code_comes_runs_beside_the_polls",),
+    ),
+    Variant(
+        "a-wallet-is-believed-at-once",
+        "two good looks begun after that show the invoice unpaid",
+        "payers.py",
+        "LOOKS_AFTER = 2",
+        "LOOKS_AFTER = 0",
+        ("test_payers.py::test_a_payment_that_raises_though_the_money_is_held_changes_nothing",),
+    ),
+    Variant(
+        "one-look-after-a-payment-is-enough",
+        "two good looks begun after that show the invoice unpaid",
+        "payers.py",
+        "LOOKS_AFTER = 2",
+        "LOOKS_AFTER = 1",
+        ("test_payers.py::test_one_unpaid_look_after_the_payment_raised_is_not_enough",),
+    ),
+    Variant(
+        "a-failed-payment-is-never-told",
+        "is that a `PaymentFailed`",
+        "payers.py",
+        "if self._looks.good >= LOOKS_AFTER:",
+        "if self._looks.good < 0:",
+        ("test_payers.py::test_a_payment_that_raises_and_did_not_pay_is_told_after_two_looks",),
+    ),
+    Variant(
+        "a-look-from-before-counts",
+        "two good looks begun after that show the invoice unpaid",
+        "payers.py",
+        "        self.good += counts  #",
+        "        self.good += counts or self._since()  #",
+        ("test_payers.py::test_a_look_that_was_under_way_as_the_payment_raised_is_none_of_the_two",),
+    ),
+    Variant(
+        "a-failed-poll-counts-as-a-look",
+        "A failed poll is no such look",
+        "payers.py",
+        "        await looking\n",
+        "        try:\n            await looking\n        except Sms4SatsError:\n            self.good += counts\n            raise\n",
+        ("test_payers.py::test_polls_that_fail_are_no_looks",),
+    ),
+    Variant(
+        "a-payment-decides-against-the-status",
+        "returns or raises decides nothing: the order's status does",
+        "payers.py",
+        "if raised is None or self._state.paid_at is not None:",
+        "if raised is None:",
+        ("test_payers.py::test_a_payment_that_raises_though_the_money_is_held_changes_nothing",),
+    ),
+    Variant(
+        "a-payment-is-begun-twice",
+        "It is called at most once for an order",
+        "payers.py",
+        "        _begun.add(self.order)\n",
+        "",
+        ("test_payers.py::test_a_payment_is_begun_once_for_an_order",),
+    ),
+    Variant(
+        "too-dear-is-paid",
+        "never for one above `max_sats`",
+        "payers.py",
+        "real_phone=real_phone, ref=ref, immediate=immediate, max_sats=max_sats)",
+        "real_phone=real_phone, ref=ref, immediate=immediate)",
+        ("test_payers.py::test_an_order_that_is_too_dear_is_never_paid",),
+    ),
+    Variant(
+        "a-payment-has-no-time-to-settle",
+        "After the order's end `pay` has 10 s to return",
+        "payers.py",
+        "PAYMENT_GRACE = 10.0",
+        "PAYMENT_GRACE = 0.0",
+        ("test_payers.py::test_a_payment_has_ten_seconds_after_a_bad_end_too",),
+    ),
+    Variant(
+        "a-payment-hangs-for-ever",
+        "has 10 s to return, then it is cancelled",
+        "payers.py",
+        "            self._scope.deadline = anyio.current_time() + seconds\n",
+        "",
+        ("test_payers.py::test_a_payment_that_hangs_has_ten_seconds_after_the_code",),
+    ),
+    Variant(
+        "a-cancelled-caller-pays-on",
+        "It is cancelled at once when you are",
+        "payers.py",
+        "        if error is not None and not isinstance(error, Exception):  # the caller is to go on at once\n            return True\n",
+        "",
+        ("test_payers.py::test_the_callers_cancellation_stops_the_payment_before_the_service_is_asked",),
+    ),
+    Variant(
+        "a-cancelled-caller-waits-for-the-wallet",
+        "It is cancelled at once when you are",
+        "payers.py",
+        "await self._payment.end(lambda: 0.0)",
+        "await self._payment.end(lambda: PAYMENT_GRACE)",
+        ("test_payers.py::test_the_callers_cancellation_cuts_the_ten_seconds_short",),
+    ),
+    Variant(
+        "what-is-given-up-is-paid",
+        "when an order that was never seen paid has ended or is given up",
+        "payers.py",
+        "return error is not None or self._state.end is not None or (self._cancel_on_exit and self._state.cancellable)",
+        "return False",
+        ("test_payers.py::test_the_payment_of_an_order_that_is_given_up_unpaid_is_stopped_before_the_service_is_asked",),
+    ),
+    Variant(
+        "what-was-not-begun-is-begun",
+        "what was not sent to a wallet by then is not sent any more",
+        "payers.py",
+        "            if self._scope.cancel_called:  # before it could begin: not even the first lines of it are run\n"
+        "                return\n",
+        "",
+        ("test_payers.py::test_a_payment_that_is_given_up_before_it_could_begin_is_not_begun",),
+    ),
+    Variant(
+        "waiting-pays-nothing-and-says-nothing",
+        "Before the block is entered nothing is paid, so waiting is a ``RuntimeError`` then",
+        "payers.py",
+        '        if self._payment is None:\n            raise RuntimeError("nothing',
+        '        if self._looks.good < 0:\n            raise RuntimeError("nothing',
+        ("test_payers.py::test_nothing_is_paid_before_the_block_is_entered_and_waiting_says_so",),
+    ),
+    Variant(
+        "ctrl-c-in-a-payment-is-a-failed-payment",
+        "a ``KeyboardInterrupt`` or its like is raised as it is",
+        "payers.py",
+        "    return not isinstance(error, Exception | anyio.get_cancelled_exc_class())\n",
+        "    return False\n",
+        ("test_payers.py::test_what_is_no_exception_is_raised_by_the_wait_and_at_once",),
+    ),
+    Variant(
+        "a-wallets-words-are-logged",
+        'Our log lines (`logging.getLogger("sms4sats_async")`) hold no key, no whole id, no number, no code',
+        "payers.py",
+        "self._watch.name, type(raised).__name__)  # its words may tell secrets",
+        "self._watch.name, raised)",
+        ("test_payers.py::test_no_words_of_a_payment_are_logged",),
+    ),
+    Variant(
+        "what-was-received-is-shown",
+        "No repr, log line or error text of this package shows a whole one.",
+        "payers.py",
+        "    number: str | None = attrs.field(repr=hidden)\n",
+        "    number: str | None\n",
+        ("test_payers.py::test_the_whole_job_of_a_code_is_one_call",),
+    ),
+    Variant(
+        "a-number-is-told-with-each-status",
+        "a plain function or an async callable, called once",
+        "payers.py",
+        "            tell, on_number = on_number, None\n",
+        "            tell = on_number\n",
+        ("test_payers.py::test_the_whole_job_of_a_code_is_one_call",),
+    ),
+    Variant(
+        "an-async-on-number-is-not-awaited",
+        "a code that came meanwhile is returned right after it",
+        "payers.py",
+        "            if inspect.isawaitable(telling):\n                await telling\n",
+        "            if inspect.iscoroutine(telling):\n                telling.close()\n",
+        ("test_payers.py::test_while_on_number_runs_nobody_polls_and_a_code_that_came_meanwhile_is_returned_at_once_after_it",),
+    ),
+    Variant(
+        "an-order-given-up-is-forgotten",
+        "an order that your own error or cancellation has ended is in `client.orphaned_orders` as well",
+        "payers.py",
+        "        self._client.orphaned_orders.append(order)\n",
+        "",
+        (
+            "test_payers.py::test_an_order_whose_caller_was_cancelled_is_not_forgotten",
+            "test_payers.py::test_an_error_of_on_number_is_raised_as_it_is_and_its_order_is_asked_to_be_cancelled",
+        ),
+    ),
+    Variant(
+        "a-mistake-is-found-after-the-order",
+        "an argument of another kind. Nothing is sent then.",
+        "payers.py",
+        "        Terms(client, kind=None, hold_window=hold_window, payment_window=payment_window, poll_interval=poll_interval)\n",
+        "",
+        ("test_payers.py::test_a_mistake_is_told_before_anything_is_sent",),
+    ),
+    Variant(
+        "what-is-prepaid-needs-an-invoice",
+        "With `immediate=True` in place of `pay` the prepaid balance is charged",
+        "payers.py",
+        "if (pay is None) != immediate:",
+        "if pay is None:",
+        ("test_payers.py::test_a_code_is_charged_to_the_balance",),
+    ),
+]
+
+
 # --- the money rules ---------------------------------------------------------------------------------------------------------------
 
 _MONEY = [
@@ -1800,7 +2002,7 @@ _GOOD_TO_KNOW = [
     ),
 ]
 
-VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW]
+VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_PAYING, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW]
 
 
 def main() -> None:

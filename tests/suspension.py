@@ -348,7 +348,7 @@ class Till:
             if b'"immediate":true' in request.body.replace(b" ", b""):
                 self.charge()
                 return {"status": "OK", "orderId": self.charged[-1], "payreq": "paid"}
-            return {"status": "OK", "orderId": "unpaid-order", "payreq": INVOICE}
+            return {"status": "OK", "orderId": f"{'send-' if path == '/createsendorder' else ''}unpaid-order", "payreq": INVOICE}
         if path == "/orderstatus":
             self.looks += 1
             late = self.looks % 2 == 0 and "=silent-" not in request.target

@@ -21,11 +21,23 @@ import anyio
 import pytest
 
 import sms4sats_async
-from sms4sats_async import BatchWatcher, Client, Order, OrderExpired, OrderKind, OrderWatcher, Outcome
+from sms4sats_async import (
+    BatchWatcher,
+    Client,
+    Order,
+    OrderExpired,
+    OrderKind,
+    OrderWatcher,
+    Outcome,
+    PayingWatcher,
+    receive_code,
+    send_sms,
+)
 from tests.conftest import HAS_TRIO
 from tests.faults.stacks import Stack
 from tests.servers import Handler, Reply, SeenRequest, Server, hangs, serve
 from tests.suspension import (
+    INVOICE,
     Ending,
     Till,
     Way,
@@ -126,6 +138,55 @@ async def expire(client: Client) -> str:
     return await OrderWatcher(client, SILENT, hold_window=0.5).code()
 
 
+async def pays_slowly(invoice: str) -> str:
+    await anyio.sleep(1.5)
+    return "pending"
+
+
+async def never_returns(invoice: str) -> None:
+    await anyio.sleep(10_000)
+
+
+async def sleeps_on_it(number: str) -> None:
+    await anyio.sleep(0.5)
+
+
+def paying(work: Callable[[PayingWatcher], Awaitable[object]], order_id: str = ORDER, kind: OrderKind = OrderKind.receive) -> Call:
+    """Pay an order in a block, and do this in it."""
+
+    async def call(client: Client) -> None:
+        async with PayingWatcher(client, Order(order_id, kind, payreq=INVOICE), pay=pays_slowly) as watcher:
+            await work(watcher)
+
+    return call
+
+
+async def iterate_paying(watcher: PayingWatcher) -> list[str | None]:
+    return [status.code async for status in watcher]
+
+
+async def leave_payer(client: Client) -> None:
+    async with PayingWatcher(client, Order(ORDER, payreq=INVOICE), pay=never_returns) as watcher:
+        await watcher.code()
+
+
+async def leave_payer_by_error(client: Client) -> None:
+    async with PayingWatcher(client, Order(ORDER, payreq=INVOICE), pay=never_returns):
+        raise Left
+
+
+async def receive(client: Client) -> Order:
+    return (await receive_code(client, 187, "tg", pay=pays_slowly, on_number=sleeps_on_it)).order
+
+
+async def receive_prepaid(client: Client) -> Order:
+    return (await receive_code(client, 187, "tg", immediate=True)).order
+
+
+async def send(client: Client) -> Order:
+    return (await send_sms(client, "+15551234567", "hello", pay=pays_slowly)).order
+
+
 class Orders:
     """Orders of a batch, that counts which were taken."""
 
@@ -209,6 +270,17 @@ CALLS: dict[str, Swept] = {
     "OrderWatcher.__aenter__": Swept(leave_watcher, grace=3 * DELAY),
     "OrderWatcher.__aexit__": Swept(leave_watcher_by_error, raises=(Left,), grace=3 * DELAY),
     "OrderWatcher.__aexit__, and the client's": Swept(leave_watcher_and_client, grace=3 * DELAY),
+    "PayingWatcher.paid": Swept(paying(PayingWatcher.paid), grace=3 * DELAY),
+    "PayingWatcher.number": Swept(paying(PayingWatcher.number), grace=3 * DELAY),
+    "PayingWatcher.code": Swept(paying(PayingWatcher.code), grace=3 * DELAY),
+    "PayingWatcher.sent": Swept(paying(PayingWatcher.sent, SMS, OrderKind.send)),
+    "PayingWatcher.cancel": Swept(paying(PayingWatcher.cancel, SILENT), grace=8 * DELAY),  # leaving sees a cancel that was sent through
+    "PayingWatcher.__aiter__": Swept(paying(iterate_paying), grace=3 * DELAY),
+    "PayingWatcher.__aenter__": Swept(leave_payer, grace=3 * DELAY),
+    "PayingWatcher.__aexit__": Swept(leave_payer_by_error, raises=(Left,), grace=3 * DELAY),
+    "receive_code": Swept(receive, grace=3 * DELAY),
+    "receive_code, immediate": Swept(receive_prepaid, grace=3 * DELAY),
+    "send_sms": Swept(send),
     "BatchWatcher.__aenter__": Swept(batch_left_by_error, raises=(Left,), grace=4 * DELAY),
     "BatchWatcher.__aexit__": Swept(batch_left_early, grace=4 * DELAY),
     "BatchWatcher.__anext__": Swept(batch_to_the_end, grace=4 * DELAY),

@@ -22,12 +22,18 @@ from sms4sats_async import (
     OrderStatus,
     OrderWatcher,
     Outcome,
+    PayingWatcher,
+    PaymentFailed,
     PriceTooHigh,
     RateLimited,
+    Received,
     RentalCountry,
+    Sent,
     Service,
     Sms4SatsError,
     SmsStatus,
+    receive_code,
+    send_sms,
 )
 from sms4sats_async.sandbox import Sandbox, Timeline
 
@@ -94,12 +100,39 @@ async def many(client: Client, orders: list[Order], ids: Iterator[str], stream: 
     BatchWatcher(client, [5])  # type: ignore[list-item]
 
 
+class Wallet:
+    async def pay(self, invoice: str) -> bytes:
+        return invoice.encode()
+
+
+async def paying(client: Client, order: Order, wallet: Wallet) -> None:
+    async with PayingWatcher(client, order, pay=wallet.pay, hold_window=None, cancel_on_exit=False) as watcher:
+        assert_type(watcher, PayingWatcher)
+        assert_type(await watcher.code(), str)
+        async for status in watcher:
+            assert_type(status, OrderStatus)
+    received = await receive_code(client, 187, "tg", pay=wallet.pay, on_number=print, max_sats=5000)
+    assert_type(received, Received)
+    assert_type(received.code, str)
+    assert_type(received.number, str | None)
+    assert_type(received.order, Order)
+    sent = await send_sms(client, "+12025550143", "hello", immediate=True)
+    assert_type(sent, Sent)
+    assert_type(sent.sms_status, SmsStatus)
+    PayingWatcher(client, order)  # type: ignore[call-arg]
+    PayingWatcher(client, "id", pay=wallet.pay)  # type: ignore[arg-type]
+    PayingWatcher(client, order, pay=print)  # type: ignore[arg-type]
+    await receive_code(client, 187, "tg", wallet.pay)  # type: ignore[call-arg]
+
+
 def errors(error: OrderError) -> None:
     assert_type(error.order_id, str | None)
     assert_type(error.status, OrderStatus | None)
     if isinstance(error, OrderExpired):
         assert_type(error.cancelled, bool)
         assert_type(error.reason, str | None)
+    if isinstance(error, PaymentFailed):
+        assert_type(error.status, OrderStatus | None)
     if isinstance(error, PriceTooHigh):
         assert_type(error.order, Order | None)
         assert_type(error.price_sats, int | None)
