@@ -241,7 +241,9 @@ class View:
             left = Table.grid(padding=(0, 1, 0, 0), expand=True)
             left.add_column(ratio=1)
             left.add_column(no_wrap=True)
-            left.add_row(ProgressBar(total=self._window, completed=waited), Text(f"{_minutes(self._window - waited)} left"))
+            left.add_row(
+                ProgressBar(total=self._window, completed=waited, complete_style="green"), Text(f"{_minutes(self._window - waited)} left")
+            )
             grid.add_row("", left)
         return grid
 

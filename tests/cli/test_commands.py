@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from sms4sats_async.cli.session import Surroundings
 from sms4sats_async.errors import OrderError, RateLimited, Sms4SatsError
 from sms4sats_async.models import Order
 from sms4sats_async.sandbox import Sandbox, Timeline
+from tests.cli.picture import PICTURE, draw
 from tests.cli.running import BACKENDS, KEY, Struck, run
 from tests.virtual_time import VirtualTimeLoop
 
@@ -382,6 +384,14 @@ def test_an_sms_that_is_left_is_not_cancelled() -> None:
     assert "stopping" not in done.err
 
 
+@backends
+def test_leaving_watch_leaves_the_order_alone(backend: str) -> None:
+    sandbox, order_id = placed()
+    done = run("watch", order_id, transport=Struck(sandbox, "/orderstatus", 70), backend=backend)
+    assert (done.code, paths(sandbox)) == (130, ["/createorder"])
+    assert "goes on: the service was not asked to cancel it" in done.err
+
+
 def test_ctrl_c_where_there_is_no_loop_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> Screen:
         raise KeyboardInterrupt
@@ -475,6 +485,25 @@ def test_the_help_has_the_exit_codes() -> None:
     helped = CliRunner().invoke(cli, ["--help"]).output
     for code, words in ends.table():
         assert f"{code:>5}  {words.replace('`', '')}" in helped
+
+
+def test_the_readme_has_the_exit_codes_the_commands_and_the_picture() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n## At a terminal\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| ([0-9]+) \| (.*) \|$", section, re.MULTILINE) == [(str(code), words) for code, words in ends.table()]
+    assert not [name for name in cli.commands if f"`{name}" not in section]
+    options = {option for command in cli.commands.values() for one in command.params for option in one.opts if option.startswith("--")}
+    assert not [option for option in re.findall("--[a-z-]+", section) if option not in options | {"--force", "--help"}]
+    assert f"]({PICTURE.relative_to(Path(__file__).parents[2])})" in section
+
+
+def test_the_picture_can_be_drawn_anew(tmp_path: Path) -> None:
+    for file in (PICTURE, tmp_path / "drawn.svg"):
+        if file != PICTURE:
+            draw(file)
+        shown = file.read_text(encoding="utf-8").replace("&#160;", " ")
+        for words in ("sms4sats receive usa telegram", "1,500 sat", "lnbc15u1", "waiting for the code, asking every", "left", "004217"):
+            assert words in shown
 
 
 def test_an_end_that_leaves_the_order_open_tells_how_to_go_on() -> None:
