@@ -11,7 +11,7 @@ def main() -> int:
     try:
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
-            print(f"{' and '.join(missing)} missing: pip install 'sms4sats-async[cli]'", file=sys.stderr)
+            print(f"sms4sats needs {', '.join(missing)}: pip install 'sms4sats-async[cli]'", file=sys.stderr)
             return 2
         from sms4sats_async.cli.commands import main as run  # noqa: PLC0415 - an extra
 

@@ -10,6 +10,7 @@ import argparse
 import io
 import random
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -67,8 +68,9 @@ def draw(file: Path) -> None:
     sandbox = Sandbox(timeline=Timeline(paid_after=20, number_after=8, code_after=45, code="004217"), epoch=NOON)
     random.seed(1)  # the spread of the polls
     answer = Paper()
-    with Keyboard() as keyboard, redirect_stdout(answer):
-        sms4sats(COMMAND, Surroundings(sandbox.transport(), {"loop_factory": VirtualTimeLoop}, lambda: Still(console), keyboard.receiver))
+    with Keyboard() as keyboard, redirect_stdout(answer), ThreadPoolExecutor(1) as pool:  # a thread, as in running.run
+        around = Surroundings(sandbox.transport(), {"loop_factory": VirtualTimeLoop}, lambda: Still(console), keyboard.receiver)
+        pool.submit(sms4sats, COMMAND, around).result()
     console.print(answer.getvalue(), end="")
     console.save_svg(str(file), title="sms4sats", theme=MONOKAI)
 

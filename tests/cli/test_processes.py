@@ -327,6 +327,8 @@ def test_an_answer_is_not_lost_with_standard_output() -> None:
 def test_a_list_that_is_cut_off_is_no_mishap() -> None:
     done = shell('"$PROGRAM" countries --sandbox | head -n 1')
     assert (done.out, done.err) == ("0\tRussia\n", "")
+    full = shell('"$PROGRAM" countries --sandbox >/dev/full')
+    assert (full.code, full.err) == (1, "")
 
 
 def test_completion_is_clicks_own() -> None:
@@ -368,7 +370,7 @@ def test_without_the_extra_it_says_how_to_get_it(missing: str) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None; from sms4sats_async.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"{missing} missing: pip install 'sms4sats-async[cli]'\n"
+    assert done.stderr == f"sms4sats needs {missing}: pip install 'sms4sats-async[cli]'\n"
 
 
 def test_a_json_document_is_one_line() -> None:
