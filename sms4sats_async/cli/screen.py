@@ -33,6 +33,8 @@ NARROWEST, WIDEST = 24, 80
 """Columns that a text is given at least, and the live view at the most, however narrow or wide the terminal is."""
 QUIET_ZONE = 2
 """Modules around a QR code. Four are the standard's; two are enough on a screen, and fit where four would not."""
+SPINNER, ECHO = 2, 3
+"""Columns of the spinner, and those that stay free for the ``^C`` of the terminal: a line that it breaks could not be taken back."""
 SILENCE = 10.0
 """Seconds without an answer, beyond the pace, from which a person is told."""
 REFRESH_PER_SECOND = 8
@@ -231,7 +233,7 @@ class View:
             words += f", no answer for {_minutes(silent)}"
         elif self._interval is not None:
             words += f", asking every {self._interval:g} s"
-        room = min(width, WIDEST) - 3
+        room = min(width, WIDEST) - SPINNER - ECHO
         grid = Table.grid(padding=(0, 1, 0, 0))
         grid.add_column(width=1)
         grid.add_column(width=room)
