@@ -2,6 +2,7 @@
 
 ``demo`` orders a number, pays for it and waits for its code, with the real client over real HTTP, from a sandbox of its own.
 ``sandbox`` serves a sandbox until it is interrupted, for programs in any language and for curl.
+The command line ``sms4sats`` has both as well; here they need none of its packages.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import signal
 import socket
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
@@ -38,22 +39,32 @@ PLAY_KEY, PLAY_SATS = "demo", 100_000
 GRACE = 1.0
 """Seconds for requests under way when the server is stopped."""
 
+INTERRUPTED = 130
+"""The exit code of a demo that was not seen to its end."""
+
+Command = Callable[[socket.socket, float, str], Awaitable[int]]
+"""Gets the socket to serve on, the speed and the backend; returns the exit code."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 1 if the port cannot be had, 2 if a package is missing."""
+    """Run the command line and return the exit code."""
     options = _parser().parse_args(arguments)
-    needed = [("hypercorn", "sandbox")] + ([("trio", "trio")] if options.backend == "trio" else [])
+    return run(options.command, port=options.port, speed=options.speed, backend=options.backend)
+
+
+def run(command: Command, *, port: int, speed: float, backend: str) -> int:
+    """Run ``demo`` or ``sandbox`` and return the exit code: 1 if the port cannot be had, 2 if a package is missing."""
+    needed = [("hypercorn", "sandbox")] + ([("trio", "trio")] if backend == "trio" else [])
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:
             print(f"{module} is missing: pip install 'sms4sats-async[{extra}]'", file=sys.stderr)
             return 2
     try:
-        listener = socket.create_server(("127.0.0.1", options.port))
-    except OSError as error:
-        print(f"cannot listen on 127.0.0.1:{options.port}: {error}", file=sys.stderr)
+        listener = socket.create_server(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        print(f"cannot listen on 127.0.0.1:{port}: {error}", file=sys.stderr)
         return 1
-    anyio.run(options.command, listener, options.speed, options.backend, backend=options.backend)
-    return 0
+    return anyio.run(command, listener, speed, backend, backend=backend)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,12 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop (default: %(default)s)")
-    demo = commands.add_parser("demo", parents=[common], help="order a number and wait for its code, in about 3 seconds")
-    demo.set_defaults(command=_demo, port=0, speed=DEMO_SPEED)
-    sandbox = commands.add_parser("sandbox", parents=[common], help="serve a sandbox on this machine until interrupted")
-    sandbox.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
-    sandbox.add_argument("--speed", type=_speed, default=1.0, help="how many times as fast as the real service (default: %(default)s)")
-    sandbox.set_defaults(command=_sandbox)
+    showing = commands.add_parser("demo", parents=[common], help="order a number and wait for its code, in about 3 seconds")
+    showing.set_defaults(command=demo, port=0, speed=DEMO_SPEED)
+    serving = commands.add_parser("sandbox", parents=[common], help="serve a sandbox on this machine until interrupted")
+    serving.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
+    serving.add_argument("--speed", type=_speed, default=1.0, help="how many times as fast as the real service (default: %(default)s)")
+    serving.set_defaults(command=sandbox)
     return parser
 
 
@@ -108,17 +119,19 @@ async def _serve(sandbox: Sandbox, listener: socket.socket, stopped: anyio.Event
 # --- sandbox -----------------------------------------------------------------------------------------------------------------------
 
 
-async def _sandbox(listener: socket.socket, speed: float, backend: str) -> None:
-    sandbox = Sandbox(timeline=attrs.evolve(Timeline.typical(), paid_after=PAID_AFTER), speed=speed, accounts={PLAY_KEY: PLAY_SATS})
+async def sandbox(listener: socket.socket, speed: float, backend: str) -> int:
+    """Serve a sandbox until SIGINT or SIGTERM, and return 0."""
+    service = Sandbox(timeline=attrs.evolve(Timeline.typical(), paid_after=PAID_AFTER), speed=speed, accounts={PLAY_KEY: PLAY_SATS})
     url = _url(listener)
     stopped = anyio.Event()
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_serve, sandbox, listener, stopped, backend)
+            tasks.start_soon(_serve, service, listener, stopped, backend)
             _introduce(url, speed)
             await anext(aiter(signals))
             stopped.set()
     print("stopped", flush=True)
+    return 0
 
 
 def _introduce(url: str, speed: float) -> None:
@@ -139,16 +152,31 @@ def _introduce(url: str, speed: float) -> None:
 # --- demo --------------------------------------------------------------------------------------------------------------------------
 
 
-async def _demo(listener: socket.socket, speed: float, backend: str) -> None:
-    sandbox = Sandbox(timeline=Timeline.typical(), speed=speed)
+async def demo(listener: socket.socket, speed: float, backend: str) -> int:
+    """Order a number from a sandbox, pay for it, wait for its code, and show the calls that it took; return 0, or 130 if interrupted."""
+    service = Sandbox(timeline=Timeline.typical(), speed=speed)
     url = _url(listener)
     _say("sandbox", f"{url} ({speed:g} times as fast as the real service, on {backend})")
-    stopped = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_serve, sandbox, listener, stopped, backend)
-        await _buy_a_code(sandbox, url)
-        stopped.set()
-    _show_calls(sandbox.calls, speed)
+    stopped, bought = anyio.Event(), False
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_serve, service, listener, stopped, backend)
+            async with anyio.create_task_group() as buying:  # hypercorn is stopped, not cancelled: it does not take that well
+                buying.start_soon(_leave_at, signals, buying.cancel_scope)
+                await _buy_a_code(service, url)
+                bought = True
+                buying.cancel_scope.cancel()
+            stopped.set()
+    if not bought:
+        print("stopped", flush=True)
+        return INTERRUPTED
+    _show_calls(service.calls, speed)
+    return 0
+
+
+async def _leave_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()
 
 
 async def _buy_a_code(sandbox: Sandbox, url: str) -> None:

@@ -2211,7 +2211,101 @@ _STARTS = [
     ),
 ]
 
-VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_PAYING, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW, *_STARTS]
+
+# --- at a terminal -----------------------------------------------------------------------------------------------------------------
+
+_TERMINAL = [
+    Variant(
+        "what-is-said-goes-to-standard-output",
+        "The answer goes to standard output, and everything else to standard error",
+        "cli/screen.py",
+        "Console(stderr=True, ",
+        "Console(stderr=False, ",
+        ("cli/test_commands.py::test_receive_tells_each_thing_once_and_answers_with_the_code_alone",),
+    ),
+    Variant(
+        "a-near-miss-is-ordered",
+        "what is not in the service's lists is never ordered",
+        "cli/finding.py",
+        "    near = found or _near(asked, all_, key)\n",
+        "    near = found or _near(asked, all_, key)\n    if near:\n        return near[0]\n",
+        ("cli/test_commands.py::test_what_is_not_in_the_lists_is_not_ordered",),
+    ),
+    Variant(
+        "a-timeout-is-not-heeded",
+        "`--timeout SECONDS` is how long to wait for the payment",
+        "cli/orders.py",
+        "HOLD_WINDOW / desk.speed if waiting.seconds is None else waiting.seconds",
+        "HOLD_WINDOW / desk.speed",
+        ("cli/test_commands.py::test_a_window_that_ends_cancels_and_tells_what_is_left",),
+    ),
+    Variant(
+        "ctrl-c-leaves-the-order-open",
+        "Ctrl-C and SIGTERM ask the service to cancel a receive order",
+        "cli/orders.py",
+        "asks = waiting.cancel and",
+        "asks = not waiting.cancel and",
+        ("cli/test_commands.py::test_ctrl_c_cancels_an_order_that_is_old_enough",),
+    ),
+    Variant(
+        "an-orphaned-order-is-forgotten",
+        "a prepaid call under way is finished first",
+        "cli/orders.py",
+        "        if not desk.client.orphaned_orders:\n",
+        "        if desk.client is not None:\n",
+        ("cli/test_commands.py::test_a_prepaid_order_under_way_is_finished_and_then_cancelled",),
+    ),
+    Variant(
+        "leaving-watch-cancels",
+        "Leaving `watch` leaves the order alone",
+        "cli/commands.py",
+        "follow=follows, cancel=False)",
+        "follow=follows)",
+        ("cli/test_commands.py::test_leaving_watch_leaves_the_order_alone",),
+    ),
+    Variant(
+        "a-second-ctrl-c-is-not-heard",
+        "A second Ctrl-C waits for no answer.",
+        "cli/session.py",
+        "            self._scope.cancel()\n",
+        "            if self.count == 1:\n                self._scope.cancel()\n",
+        ("cli/test_commands.py::test_a_second_ctrl_c_does_not_wait_for_the_answer",),
+    ),
+    Variant(
+        "a-failure-is-no-json",
+        "`--json` answers with one document, a failure as well",
+        "cli/commands.py",
+        "    if as_json:\n        print(json.dumps(ends.error_document(error, again)), flush=True)\n",
+        "",
+        ("cli/test_commands.py::test_a_failure_in_json_is_one_document",),
+    ),
+    Variant(
+        "bars-in-a-pipe",
+        "no colours and no bars where there is no terminal",
+        "cli/screen.py",
+        "return self._console.is_interactive and not self._console.is_dumb_terminal",
+        "return True",
+        ("cli/test_commands.py::test_receive_tells_each_thing_once_and_answers_with_the_code_alone",),
+    ),
+    Variant(
+        "a-cancelled-order-ends-as-an-open-one",
+        "| 14 | interrupted, and the order is cancelled |",
+        "cli/ends.py",
+        "OrderCancelled: (14,",
+        "OrderCancelled: (130,",
+        ("cli/test_commands.py::test_ctrl_c_cancels_an_order_that_is_old_enough",),
+    ),
+    Variant(
+        "the-services-words-steer-the-terminal",
+        "Whatever is not ours, the service's words above all, is made printable before it is shown, and never read as markup.",
+        "cli/screen.py",
+        "words = printable(text)",
+        "words = text",
+        ("cli/test_screen.py::test_what_the_service_says_cannot_steer_the_terminal_or_forge_a_line",),
+    ),
+]
+
+VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_PAYING, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW, *_STARTS, *_TERMINAL]
 
 
 def main() -> None:

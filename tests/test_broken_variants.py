@@ -78,7 +78,7 @@ def test_each_variant_has_a_name_of_its_own() -> None:
 
 
 def test_each_promise_is_in_the_readme_or_in_the_words_of_the_package() -> None:
-    sources = [file.read_text(encoding="utf-8") for file in sorted((ROOT / PACKAGE).glob("*.py"))]
+    sources = [file.read_text(encoding="utf-8") for file in sorted((ROOT / PACKAGE).rglob("*.py"))]
     told = [plain(text) for text in (README, *sources)]
     assert [promise for promise in PROMISES if not any(promise in text for text in told)] == []
 

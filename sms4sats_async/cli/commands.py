@@ -1,0 +1,497 @@
+"""The commands of ``sms4sats``: what each takes, and what it answers."""
+
+import functools
+import importlib.util
+import io
+import json
+import math
+import re
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ParamSpec, TypeVar, cast
+
+import attrs
+import click
+
+from sms4sats_async import __main__ as trying
+from sms4sats_async import __version__
+from sms4sats_async.cli import ends
+from sms4sats_async.cli.ends import Interrupted
+from sms4sats_async.cli.finding import AUTO_SELECT, FULL_RENTAL, NotFound, find_country, find_service
+from sms4sats_async.cli.orders import Waiting, follow, place, status_document
+from sms4sats_async.cli.paying import PayCommand
+from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, sats, write_answer
+from sms4sats_async.cli.session import Desk, MissingKey, Options, Stopped, Surroundings, Task, run
+from sms4sats_async.errors import Sms4SatsError
+from sms4sats_async.models import Country, Order, OrderKind, RentalCountry, Service
+from sms4sats_async.watcher import OrderWatcher
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_KINDS = [kind.value for kind in OrderKind]
+
+
+def _epilog() -> str:
+    codes = "\n".join(f"{code:>5}  {words.replace('`', '')}" for code, words in ends.table())
+    completion = 'eval "$(_SMS4SATS_COMPLETE=bash_source sms4sats)"'
+    return f"\b\nExit codes:\n{codes}\n\nCompletion (bash; zsh and fish likewise): {completion}"
+
+
+class _InOrder(click.Group):
+    """The commands in the order in which a person comes to need them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click names it
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_epilog())
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Receive SMS codes, rent numbers and send SMS for Bitcoin over Lightning, with sms4sats.com.
+
+    The answer goes to standard output, and everything else to standard error: code=$(sms4sats receive 187 tg). COUNTRY is an id
+    (187), an ISO code (us) or a name (USA), SERVICE a code (tg) or a name (Telegram), as the lists of the service have them.
+    """
+
+
+# --- running one -------------------------------------------------------------------------------------------------------------------
+
+
+def asks(command: Callable[P, Task]) -> Callable[P, int]:
+    """Give a command the options of all that ask the service, and run it."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document; a failure as well.")
+    @click.option("--sandbox", is_flag=True, help="Try it: a service in memory, no network, no sats, 12 times as fast.")
+    @click.option("--base-url", metavar="URL", help="Where the API is: https, or http to this machine or an .onion.")
+    @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="The event loop (default: asyncio).")
+    @click.pass_obj
+    @functools.wraps(command)
+    def run_it(surroundings: Surroundings, /, *given: Any, **options: Any) -> int:
+        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend")}
+        return _run(command(*given, **options), Options(**common), surroundings)
+
+    return cast("Callable[P, int]", run_it)
+
+
+def _run(task: Task, options: Options, surroundings: Surroundings) -> int:
+    _check(task, options)
+    screen = surroundings.screen()
+    desks: list[Desk] = []
+    unwritten: list[OSError] = []
+
+    async def work(desk: Desk) -> None:
+        desks.append(desk)
+        try:
+            await task.work(desk)
+        except Stopped:
+            raise Interrupted("interrupted: nothing was ordered") from None
+
+    def give(answer: Answer) -> None:
+        try:
+            write_answer(answer, screen, as_json=options.as_json)
+        except OSError as error:
+            unwritten.append(error)
+            keep_answer(answer, error, screen, as_json=options.as_json)
+
+    try:
+        run(attrs.evolve(task, work=work), options, surroundings, screen=screen, give=give)
+    except (Sms4SatsError, Interrupted, NotFound) as error:
+        return _fail(error, desks[0].order, screen, as_json=options.as_json)
+    except (MissingKey, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    return ends.FAULT if unwritten else ends.OK
+
+
+def _check(task: Task, options: Options) -> None:
+    if options.sandbox and options.base_url is not None:
+        raise click.UsageError("--sandbox needs no --base-url")
+    if options.as_json and task.follows:
+        raise click.UsageError("--follow has many answers, and --json is one document")
+    if options.backend == "trio" and importlib.util.find_spec("trio") is None:
+        raise click.UsageError("trio is missing: pip install 'sms4sats-async[trio]'")
+
+
+def _fail(error: Exception, order: Order | None, screen: Screen, *, as_json: bool) -> int:
+    """Tell of a failure, and return its exit code."""
+    again = ends.resume(error, order)
+    screen.say("error", str(error), "bold red")
+    for label, hint in ends.hints(error):
+        screen.say(label, hint)
+    if again is not None:
+        screen.token("resume", again)
+    if as_json:
+        print(json.dumps(ends.error_document(error, again)), flush=True)
+    return ends.exit_code(error)
+
+
+def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | None = None) -> int:
+    """Run the command line and return the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stderr is None:
+        sys.stderr = io.StringIO()
+    if sys.stdout is None:  # an answer that cannot be given must not be bought
+        print("standard output is closed", file=sys.stderr)
+        return ends.FAULT
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not cost the rest
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = cli.main(given, prog_name="sms4sats", standalone_mode=False, obj=surroundings or Surroundings())
+    except click.ClickException as error:
+        if "--json" in given:
+            print(json.dumps(ends.error_document(error, None, code=error.exit_code)), flush=True)
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        Screen().say("error", "interrupted")
+        return ends.exit_code(Interrupted(""))
+    return int(code or 0)
+
+
+# --- the catalogue -----------------------------------------------------------------------------------------------------------------
+
+
+async def _ask(desk: Desk, call: Callable[[], Awaitable[T]]) -> T:
+    """Ask the service something that changes nothing."""
+    with desk.screen.live(View()):
+        return await desk.signals.interruptible(call)
+
+
+async def _country(desk: Desk, asked: str) -> Country:
+    if asked.strip().lower() in (str(AUTO_SELECT.id), "auto", AUTO_SELECT.name.lower()):
+        return AUTO_SELECT
+    return find_country(asked, await _ask(desk, desk.client.get_countries))
+
+
+async def _service(desk: Desk, asked: str, country: Country | RentalCountry) -> Service:
+    services = await _ask(desk, lambda: desk.client.get_services(country.id))
+    return find_service(asked, services, str(country.id))
+
+
+@cli.command(short_help="List the countries.")
+@asks
+def countries() -> Task:
+    """List the countries that numbers can be had from."""
+
+    async def work(desk: Desk) -> None:
+        found = await _ask(desk, desk.client.get_countries)
+        document = {"countries": [{"id": one.id, "name": one.name} for one in found]}
+        desk.give(Answer(document, [(str(one.id), one.name) for one in found], ("id", "name"), numbers=(0,)))
+
+    return Task(work)
+
+
+@cli.command(short_help="List the services of a country.")
+@click.argument("country")
+@asks
+def services(country: str) -> Task:
+    """List the services that codes can be received from with a number of COUNTRY."""
+
+    async def work(desk: Desk) -> None:
+        where = await _country(desk, country)
+        found = await _ask(desk, lambda: desk.client.get_services(where.id))
+        rows = [(one.code, one.name, "" if one.count is None else str(one.count)) for one in found]
+        listed = [{"code": one.code, "name": one.name, "count": one.count, "image_url": one.image_url} for one in found]
+        document = {"country": {"id": where.id, "name": where.name}, "services": listed}
+        desk.give(Answer(document, rows, ("code", "name", "numbers"), numbers=(2,)))
+
+    return Task(work)
+
+
+@cli.command(short_help="List the rentals, with their prices.")
+@click.option("--service", default=FULL_RENTAL.code, metavar="CODE", help="For this service only (default: full, for all).")
+@asks
+def rentals(service: str) -> Task:
+    """List the countries that numbers can be rented from, with the price in satoshis and the duration as the service tells it."""
+
+    async def work(desk: Desk) -> None:
+        found = await _ask(desk, lambda: desk.client.get_rental_countries(service))
+        rows = [(str(one.id), one.name, one.duration, str(one.price_sats)) for one in found]
+        listed = [{"id": one.id, "name": one.name, "duration": one.duration, "price_sats": one.price_sats} for one in found]
+        desk.give(Answer({"service": service, "rentals": listed}, rows, ("id", "name", "duration", "sat"), numbers=(0, 2, 3)))
+
+    return Task(work)
+
+
+@cli.command(short_help="Tell what a code costs.")
+@click.argument("country")
+@click.argument("service")
+@asks
+def price(country: str, service: str) -> Task:
+    """Tell what a number of COUNTRY costs for SERVICE, and the general prices, in satoshis."""
+
+    async def work(desk: Desk) -> None:
+        where = await _country(desk, country)
+        what = await _service(desk, service, where)
+        found = await _ask(desk, lambda: desk.client.get_price(where.id, what.code))
+        prices = {"sats": found.sats, "rent_sats": found.rent_sats, "send_sats": found.send_sats, "s4s_sats": found.s4s_sats}
+        names = (
+            f"a code of {what.name.strip()}, {where.name}",
+            "a rental",
+            "an SMS sent",
+            "a code to a phone of the service's own network",
+        )
+        rows = [(name, "unknown" if sats is None else str(sats)) for name, sats in zip(names, prices.values(), strict=True)]
+        document = {"country": {"id": where.id, "name": where.name}, "service": {"code": what.code, "name": what.name}, **prices}
+        desk.give(Answer(document, rows, ("for", "sat"), numbers=(1,)))
+
+    return Task(work)
+
+
+# --- orders ------------------------------------------------------------------------------------------------------------------------
+
+
+def _pay_command(context: click.Context, parameter: click.Parameter, line: str | None) -> PayCommand | None:
+    if line is None:
+        return None
+    try:
+        return PayCommand(line)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+def paid_for(command: F) -> F:
+    """Give a command the options of all that cost something."""
+    command = click.option("--max-sats", type=click.IntRange(1), metavar="SATS", help="The most it may cost.")(command)
+    command = click.option(
+        "--pay-with",
+        "pay",
+        callback=_pay_command,
+        metavar="COMMAND",
+        help="Pay with this command: it gets the invoice in place of {}, or as its last argument. It runs beside the waiting, and the "
+        "order's status alone tells whether it has paid.",
+    )(command)
+    return click.option("--prepaid", is_flag=True, help="Charge the balance of SMS4SATS_API_KEY at once; there is no invoice.")(command)
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):  # it is within every range
+        raise click.BadParameter("must be a number", context, parameter)
+    return value
+
+
+def timed(of: str) -> Callable[[F], F]:
+    """Give a command the option of all that wait."""
+    return click.option("--timeout", type=click.FloatRange(0, 1e9, min_open=True), callback=_seconds, metavar="SECONDS", help=of)
+
+
+_TIMEOUT = (
+    "How long to wait for the payment, and from the payment on for the code; then a last look, a cancel, and another look, in 30 s at "
+    "the most (default: the 21 minutes of the service)."
+)
+
+
+def _ways(pay: PayCommand | None, *, prepaid: bool) -> None:
+    if pay is not None and prepaid:
+        raise click.UsageError("--prepaid has no invoice for --pay-with")
+
+
+@cli.command(short_help="Receive a code.")
+@click.argument("country")
+@click.argument("service")
+@paid_for
+@timed(_TIMEOUT)
+@asks
+def receive(country: str, service: str, *, max_sats: int | None, pay: PayCommand | None, prepaid: bool, timeout: float | None) -> Task:
+    """Receive a code of SERVICE with a number of COUNTRY.
+
+    Shows the invoice, the number as soon as there is one, and answers with the code. Without a code in time the money comes back.
+    Ctrl-C asks the service to cancel.
+    """
+    _ways(pay, prepaid=prepaid)
+
+    async def work(desk: Desk) -> None:
+        where = await _country(desk, country)
+        what = await _service(desk, service, where)
+        _introduce(desk, where, what)
+        call = functools.partial(desk.client.create_order, where.id, what.code, immediate=prepaid, max_sats=max_sats)
+        order = await place(desk, call, prepaid=prepaid)
+        await follow(desk, order, Waiting(timeout, pay))
+
+    return Task(work, keyed=prepaid)
+
+
+@cli.command(short_help="Rent a number, and receive its first code.")
+@click.argument("country")
+@click.argument("service", default=FULL_RENTAL.code)
+@click.option("--follow", "follows", is_flag=True, help="Go on after the first code: one line for each, until Ctrl-C.")
+@paid_for
+@timed("How long to wait for the payment (default: 21 minutes). A rental's codes can come at any time.")
+@asks
+def rent(
+    country: str, service: str, *, follows: bool, max_sats: int | None, pay: PayCommand | None, prepaid: bool, timeout: float | None
+) -> Task:
+    """Rent a number of COUNTRY, for SERVICE or for all, and answer with the first code that it gets. There is no cancel for it."""
+    _ways(pay, prepaid=prepaid)
+
+    async def work(desk: Desk) -> None:
+        offers = await _ask(desk, desk.client.get_rental_countries)
+        where = find_country(country, offers)
+        what = FULL_RENTAL if service == FULL_RENTAL.code else await _service(desk, service, where)
+        _introduce(desk, where, what)
+        call = functools.partial(desk.client.create_order, where.id, what.code, rental=True, immediate=prepaid, max_sats=max_sats)
+        order = await place(desk, call, prepaid=prepaid)
+        await follow(desk, order, Waiting(timeout, pay, follow=follows))
+
+    return Task(work, keyed=prepaid, follows=follows)
+
+
+def _introduce(desk: Desk, country: Country | RentalCountry, service: Service) -> None:
+    desk.screen.say("country", f"{country.name} ({country.id})")
+    desk.screen.say("service", f"{service.name.strip()} ({service.code})")
+
+
+@cli.command(short_help="Send an SMS.")
+@click.argument("phone")
+@click.argument("message")
+@paid_for
+@timed("How long to wait for the payment, and from the payment on for the sending (default: 21 minutes).")
+@asks
+def send(phone: str, message: str, *, max_sats: int | None, pay: PayCommand | None, prepaid: bool, timeout: float | None) -> Task:
+    """Send MESSAGE, of 140 characters at the most, to PHONE, with + and its country code; answers sent or delivered."""
+    _ways(pay, prepaid=prepaid)
+    to = re.sub(r"[\s().-]", "", phone)
+
+    async def work(desk: Desk) -> None:
+        desk.screen.number(to)
+        call = functools.partial(desk.client.create_send_order, to, message, immediate=prepaid, max_sats=max_sats)
+        order = await place(desk, call, prepaid=prepaid)
+        await follow(desk, order, Waiting(timeout, pay))
+
+    return Task(work, keyed=prepaid)
+
+
+@cli.command(short_help="Tell what is known of an order.")
+@click.argument("order")
+@asks
+def status(order: str) -> Task:
+    """Tell what the service says of ORDER."""
+
+    async def work(desk: Desk) -> None:
+        found = await _ask(desk, lambda: desk.client.get_order_status(order))
+        told = {"order_id": order, **status_document(found)}
+        rows = [(name, _shown(value)) for name, value in told.items() if value is not None and name not in ("order_id", "code_was_number")]
+        desk.give(Answer(told, rows, ("", "")))
+
+    return Task(work)
+
+
+def _shown(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+@cli.command(short_help="Watch an order to its end.")
+@click.argument("order")
+@click.option("--kind", type=click.Choice(_KINDS), default=OrderKind.receive.value, help="What the order is for (default: receive).")
+@click.option("--follow", "follows", is_flag=True, help="Of a rental: go on after the first code, one line for each, until Ctrl-C.")
+@timed(_TIMEOUT)
+@asks
+def watch(order: str, *, kind: str, follows: bool, timeout: float | None) -> Task:
+    """Watch ORDER to its end, and answer as the command that placed it does. Ctrl-C leaves the order alone."""
+
+    async def work(desk: Desk) -> None:
+        await follow(desk, order, Waiting(timeout, follow=follows, cancel=False), kind=OrderKind(kind))
+
+    return Task(work, follows=follows)
+
+
+@cli.command(short_help="Cancel a receive order.")
+@click.argument("order")
+@click.option("--when-allowed", is_flag=True, help="Wait for the moment: the service refuses in an order's first 2 minutes.")
+@asks
+def cancel(order: str, *, when_allowed: bool) -> Task:
+    """Cancel the receive order ORDER: what was paid for it comes back. The service refuses once a code has come."""
+
+    async def work(desk: Desk) -> None:
+        watcher = OrderWatcher(desk.client, order, kind=OrderKind.receive)
+        desk.order = watcher.order
+        view = View()
+        view.waiting_for = "the moment at which it is allowed" if when_allowed else view.waiting_for
+        try:
+            with desk.screen.live(view):
+                await desk.signals.interruptible(lambda: watcher.cancel(when_allowed))
+        except Stopped:
+            raise Interrupted("interrupted: perhaps the order was cancelled, perhaps not", order=watcher.order) from None
+        desk.give(Answer({"order_id": order, "cancelled": True}, [["cancelled"]], label="order"))
+
+    return Task(work)
+
+
+# --- the prepaid account -----------------------------------------------------------------------------------------------------------
+
+
+@cli.command(short_help="Pay into the prepaid account.")
+@click.argument("amount", metavar="SATS", type=click.IntRange(1))
+@click.option("--pay-with", "pay", callback=_pay_command, metavar="COMMAND", help="Pay with this command, as for receive.")
+@timed("How long to wait for the payment (default: 21 minutes).")
+@asks
+def fund(amount: int, *, pay: PayCommand | None, timeout: float | None) -> Task:
+    """Pay SATS into the prepaid account of SMS4SATS_API_KEY; answers paid."""
+
+    async def work(desk: Desk) -> None:
+        order = await place(desk, lambda: desk.client.fund(amount))
+        await follow(desk, order, Waiting(timeout, pay))
+
+    return Task(work, keyed=True)
+
+
+@cli.command(short_help="Tell the balance of the prepaid account.")
+@asks
+def balance() -> Task:
+    """Tell the balance of the prepaid account of SMS4SATS_API_KEY, in satoshis."""
+
+    async def work(desk: Desk) -> None:
+        found = await _ask(desk, desk.client.get_balance)
+        desk.give(Answer({"balance_sats": found}, [[str(found)]], label="balance"))
+
+    return Task(work, keyed=True)
+
+
+@cli.command(short_help="List the payments into the prepaid account.")
+@asks
+def history() -> Task:
+    """List the payments into the prepaid account of SMS4SATS_API_KEY."""
+
+    async def work(desk: Desk) -> None:
+        found = await _ask(desk, desk.client.get_history)
+        listed = [
+            {
+                "amount_sats": one.amount_sats,
+                "price_sats": one.price_sats,
+                "created_at": None if one.created_at is None else one.created_at.isoformat(),
+                "description": one.description,
+            }
+            for one in found.fundings
+        ]
+        rows = [
+            tuple("" if row[name] is None else str(row[name]) for name in ("created_at", "amount_sats", "description")) for row in listed
+        ]
+        desk.screen.say("total", sats(found.total_sats))
+        desk.give(Answer({"total_sats": found.total_sats, "fundings": listed}, rows, ("when", "sat", "what"), numbers=(1,)))
+
+    return Task(work, keyed=True)
+
+
+# --- trying it ---------------------------------------------------------------------------------------------------------------------
+
+_backend = click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="The event loop (default: asyncio).")
+
+
+@cli.command(short_help="See it work, in 3 seconds.")
+@_backend
+def demo(backend: str) -> int:
+    """Order a number from a sandbox of its own and wait for its code, in about 3 seconds; shows the calls that it took."""
+    return trying.run(trying.demo, port=0, speed=trying.DEMO_SPEED, backend=backend)
+
+
+@cli.command(short_help="Serve a sandbox on this machine.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 for any that is free (default: 8000).")
+@click.option(
+    "--speed", type=click.FloatRange(0, 1e9, min_open=True), default=1.0, help="How many times as fast as the service (default: 1)."
+)
+@_backend
+def sandbox(port: int, speed: float, backend: str) -> int:
+    """Serve a sandbox on this machine until Ctrl-C, for programs in any language."""
+    return trying.run(trying.sandbox, port=port, speed=speed, backend=backend)
