@@ -9,7 +9,7 @@ from __future__ import annotations  # anyio loads its parts when they are named:
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
@@ -435,7 +435,7 @@ class _Job:
 
 
 @contextmanager
-def _unless_it_was_paid(watcher: OrderWatcher) -> Iterator[None]:
+def _unless_it_was_paid(watcher: OrderWatcher) -> Generator[None]:
     """Drop a failed payment if the order is seen paid after all, as it is left."""
     try:
         yield
