@@ -177,6 +177,7 @@ def test_401_and_403_are_about_the_key(status: int, body: str) -> None:
     error = refused(body, status)
     assert type(error) is AuthenticationError
     assert error.status_code == status
+    assert str(error).startswith(f"GET /orderstatus: HTTP {status}: ")
 
 
 @pytest.mark.parametrize("status", [200, 400])
@@ -748,7 +749,8 @@ def test_only_a_charge_whose_outcome_is_unknown_ends_as_such() -> None:
 @given(st.integers(1, 100), st.none() | st.floats(0, 1e99))
 def test_a_pause_doubles_to_8_seconds_or_is_what_the_server_asks_up_to_60(attempt: int, asked: float | None) -> None:
     ceiling = min(8.0, 0.5 * 2.0 ** (attempt - 1))
-    assert ceiling / 2 <= _backoff(attempt, NOTHING_CAME) <= ceiling
+    pauses = [_backoff(attempt, NOTHING_CAME) for _ in range(50)]
+    assert ceiling / 2 <= min(pauses) <= max(pauses) <= ceiling
     pause = _backoff(attempt, RateLimited("x", retry_after=asked))
     if asked is None:
         assert ceiling / 2 <= pause <= ceiling
@@ -812,6 +814,21 @@ def test_a_chain_goes_on_after_a_link_that_it_has_had() -> None:
     outer.__cause__ = ValueError("which was raised from what it caused")
     outer.__cause__.__cause__ = outer
     assert first in list(_chain(outer))
+
+
+def test_what_the_caller_is_handling_himself_is_no_part_of_a_failure() -> None:
+    with pytest.raises(ssl.SSLError) as caught:
+        raise ssl.SSLCertVerificationError(1, f"certificate of {ORDER_ID} has expired")
+    theirs, traceback = caught.value, caught.value.__traceback__
+    failed = httpx.ConnectError("failed")
+    failed.__context__ = theirs
+    assert list(_chain(failed, theirs)) == [failed]
+    assert _ground(failed, theirs) == "failed"
+    assert not _is_tls(failed, theirs)
+    ours = _transport_error(STATUS_CALL, failed, theirs)
+    assert str(ours) == "GET /orderstatus: failed"
+    assert ours.__cause__ is failed  # it tells no secret of its own
+    assert theirs.__traceback__ is traceback  # nothing of theirs is touched
 
 
 def test_a_failure_of_tls_asks_for_the_date() -> None:
