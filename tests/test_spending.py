@@ -192,6 +192,22 @@ async def test_a_refused_connection_is_repeated_and_ends_in_a_plain_transport_er
     assert 0.25 + 0.5 <= anyio.current_time() - start <= 0.5 + 1
 
 
+@pytest.mark.parametrize("spends", [True, False])
+async def test_who_is_cancelled_between_two_attempts_to_spend_is_told_that_nothing_was_sent(spends: bool) -> None:
+    seen: list[BaseException] = []
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: every connection is refused
+        async with client_of(f"http://127.0.0.1:{unused.getsockname()[1]}") as client:
+            with anyio.move_on_after(0.1) as scope:
+                try:
+                    await (buy(client) if spends else client.get_balance())
+                except BaseException as error:
+                    seen.append(error)
+                    raise
+    assert scope.cancelled_caught
+    assert getattr(seen[0], "__notes__", []) == (["POST /createorder: nothing was sent"] if spends else [])
+
+
 async def test_a_call_that_was_refused_at_first_is_sent_once_when_the_server_is_back() -> None:
     charged: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
