@@ -123,8 +123,7 @@ class Crew:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # Ctrl-C, which the loop has raised already: asked for, so that asyncio does not log it as forgotten
+        task.exception()  # Ctrl-C, which the loop has raised already: asked for, so that asyncio does not log it as forgotten
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._nursery is None:

@@ -20,6 +20,7 @@ from sms4sats_async.errors import (
     OrderFailed,
     OrderUnresolved,
     OutcomeUnknown,
+    PaymentFailed,
     PriceTooHigh,
     RateLimited,
     SendFailed,
@@ -326,6 +327,7 @@ FAILURES: list[tuple[Sms4SatsError, Failure]] = [
     (OrderCancelled("ended"), Failure("ended")),
     (CancelRefused("ended"), Failure("ended")),
     (SendFailed("ended"), Failure("ended")),
+    (PaymentFailed("ended"), Failure("ended")),
     (PriceTooHigh("ended"), Failure("ended")),
 ]
 

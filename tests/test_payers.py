@@ -703,9 +703,8 @@ class Late:
         return Client(transport=Before(self.transport, "/cancelorder", self._arrives))
 
     def _arrives(self) -> None:
-        for placed in self.sandbox.orders.values():
-            if not placed.held:
-                self.sandbox.pay(placed.id)
+        [placed] = self.sandbox.orders
+        self.sandbox.pay(placed)
 
 
 class Before(httpx.AsyncBaseTransport):

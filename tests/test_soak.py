@@ -49,6 +49,18 @@ async def test_a_short_soak_keeps_every_promise(stack: Stack, batch: bool) -> No
     assert found.shortest_gap >= 1 - 0.01
 
 
+async def test_other_types_say_the_same() -> None:
+    told: list[Any] = []
+
+    class Reply:
+        async def json(self, answer: Any) -> None:
+            told.append(answer)
+
+    answer = b'HTTP/1.1 200 OK\r\n\r\n{"paid": true, "number": "15550001111", "code": "048213", "id": 12}'
+    await soaking.retyped(Reply(), answer)  # type: ignore[arg-type]  # all that it needs of one
+    assert told == [{"paid": True, "number": 15550001111, "code": "048213", "id": "+12"}]
+
+
 # --- the judge ---------------------------------------------------------------------------------------------------------------------
 
 
