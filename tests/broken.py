@@ -2241,7 +2241,7 @@ _TERMINAL = [
     ),
     Variant(
         "ctrl-c-leaves-the-order-open",
-        "Ctrl-C and SIGTERM ask the service to cancel a receive order",
+        "Ctrl-C, SIGTERM and a closed window (SIGHUP, unless `nohup` says otherwise) ask the service to cancel a receive order",
         "cli/orders.py",
         "asks = waiting.cancel and",
         "asks = not waiting.cancel and",
@@ -2302,6 +2302,30 @@ _TERMINAL = [
         "words = printable(text)",
         "words = text",
         ("cli/test_screen.py::test_what_the_service_says_cannot_steer_the_terminal_or_forge_a_line",),
+    ),
+    Variant(
+        "an-order-ends-with-standard-error",
+        "Where it breaks, the work goes on without it.",
+        "cli/screen.py",
+        "        self._console.file = lasting(self._console.file)\n",
+        "",
+        ("cli/test_screen.py::test_an_order_goes_on_though_nobody_can_be_told_of_it",),
+    ),
+    Variant(
+        "a-closed-window-ends-it-without-a-word",
+        "Ctrl-C, SIGTERM and a closed window (SIGHUP, unless `nohup` says otherwise) ask the service to cancel a receive order",
+        "cli/session.py",
+        "taken.append(signal.SIGHUP)",
+        "pass",
+        ("cli/test_commands.py::test_a_window_that_is_closed_interrupts_unless_that_is_ignored",),
+    ),
+    Variant(
+        "whom-the-wallet-lets-pay-goes-on",
+        "it is ended with all that it has started",
+        "cli/paying.py",
+        "os.killpg(process.pid, number)",
+        "os.kill(process.pid, number)",
+        ("cli/test_paying.py::test_a_command_that_is_given_up_takes_with_it_whom_it_has_let_pay",),
     ),
 ]
 

@@ -20,7 +20,7 @@ from sms4sats_async.cli.ends import Interrupted
 from sms4sats_async.cli.finding import AUTO_SELECT, FULL_RENTAL, NotFound, find_country, find_service
 from sms4sats_async.cli.orders import Waiting, follow, place, status_document
 from sms4sats_async.cli.paying import PayCommand
-from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, sats, write_answer
+from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, lasting, sats, write_answer
 from sms4sats_async.cli.session import Desk, MissingKey, Options, Stopped, Surroundings, Task, run
 from sms4sats_async.errors import Sms4SatsError
 from sms4sats_async.models import Country, Order, OrderKind, RentalCountry, Service
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | No
     except click.ClickException as error:
         if "--json" in given:
             print(json.dumps(ends.error_document(error, None, code=error.exit_code)), flush=True)
-        error.show()
+        error.show(lasting(sys.stderr))
         return error.exit_code
     except click.Abort:
         Screen().say("error", "interrupted")

@@ -29,7 +29,7 @@ USAGE = 2
 
 
 class Interrupted(Exception):
-    """Ctrl-C, or SIGTERM, while there was no order, or with an order that goes on.
+    """Ctrl-C or its like, while there was no order, or with an order that goes on.
 
     Attributes:
         order: what was placed; ``None`` when nothing was.

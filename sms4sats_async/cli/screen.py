@@ -11,10 +11,10 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import attrs
 from rich.console import Console
@@ -79,8 +79,7 @@ def write_answer(answer: Answer, screen: Screen, *, as_json: bool) -> None:
 
 def keep_answer(answer: Answer, failure: OSError, screen: Screen, *, as_json: bool) -> None:
     """See to it that an answer which cost something is not lost with standard output; a list can be asked for again."""
-    with Path(os.devnull).open("w") as nowhere:  # what is left in the buffer must not fail again when the program ends
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    _to_nowhere(sys.stdout)
     if not answer.columns:
         words = json.dumps(answer.document) if as_json else answer.rows[0][0]
         screen.token("answer", f"{words} (standard output: {failure.strerror})")
@@ -104,8 +103,46 @@ def _table(answer: Answer) -> Table:
     return table
 
 
+class _Lasting:
+    """A stream whose failure ends nothing: from the first one on, what is written to it goes nowhere."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        with self._unheard():
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unheard():
+            self._file.flush()
+
+    @contextmanager
+    def _unheard(self) -> Generator[None]:
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):  # not every stream has a descriptor
+                _to_nowhere(self._file)
+
+
+def lasting(file: IO[str]) -> IO[str]:
+    """Return the stream, made so that no failure of it is heard of: nobody's order may depend on who reads what is said about it."""
+    return cast("IO[str]", _Lasting(file))
+
+
+def _to_nowhere(file: IO[str]) -> None:
+    """Let a stream's descriptor lead nowhere: what is left in its buffer must not fail again when the program ends."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), file.fileno())
+
+
 class Screen:
-    """Standard error: a live view for a terminal, plain lines for everything else.
+    """Standard error: a live view for a terminal, plain lines for everything else. Where it breaks, the work goes on without it.
 
     Args:
         console: where to draw; ``None`` for standard error.
@@ -113,6 +150,7 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = Console(stderr=True, highlight=False, emoji=False, markup=False) if console is None else console
+        self._console.file = lasting(self._console.file)
 
     @property
     def is_terminal(self) -> bool:

@@ -47,6 +47,31 @@ class Paper(StringIO):
         return True
 
 
+class Torn(Paper):
+    """A standard stream that breaks after so many lines: its reader has gone, or its disk is full.
+
+    Attributes:
+        failed: how often it was written to in vain.
+    """
+
+    def __init__(self, lines: int, error: OSError, *, terminal: bool) -> None:
+        super().__init__()
+        self._left = lines
+        self._error = error
+        self._terminal = terminal
+        self.failed = 0
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        if self._left <= 0:
+            self.failed += 1
+            raise self._error
+        self._left -= text.count("\n")
+        return super().write(text)
+
+
 @dataclass(frozen=True)
 class Done:
     """How a run ended, and what it wrote: without what steers a terminal, and as it was."""
@@ -62,12 +87,21 @@ class Done:
         return json.loads(self.out)
 
 
-def run(*arguments: str, transport: httpx.AsyncBaseTransport | None = None, backend: str = "asyncio", columns: int | None = None) -> Done:
+def run(
+    *arguments: str,
+    transport: httpx.AsyncBaseTransport | None = None,
+    backend: str = "asyncio",
+    columns: int | None = None,
+    err: StringIO | None = None,
+) -> Done:
     """Run the command line in this process, in virtual time; ``columns`` makes both streams a terminal of that width.
+
+    ``err`` takes the place of standard error.
 
     It gets a thread of its own, because a loop that has cancelled a task makes coverage's tracer for Python 3.11 lose the frames below.
     """
-    out, err = (StringIO(), StringIO()) if columns is None else (Paper(), Paper())
+    out = StringIO() if columns is None else Paper()
+    err = (StringIO() if columns is None else Paper()) if err is None else err
     keyboard = transport.keyboard if isinstance(transport, Struck) else Keyboard()
     options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
     if backend == "trio":

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -393,6 +394,24 @@ def test_leaving_watch_leaves_the_order_alone(backend: str) -> None:
     assert "goes on: the service was not asked to cancel it" in done.err
 
 
+@backends
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_window_that_is_closed_interrupts_unless_that_is_ignored(ignored: bool, backend: str) -> None:
+    async def taken() -> dict[signal.Signals, bool]:
+        with Surroundings().signals():
+            return {one: signal.getsignal(one) not in (signal.SIG_DFL, signal.SIG_IGN) for one in asking}
+
+    asking = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {one: signal.getsignal(one) for one in asking}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        assert anyio.run(taken, backend=backend) == {signal.SIGINT: True, signal.SIGTERM: True, signal.SIGHUP: not ignored}
+        assert {signal.getsignal(one) for one in asking} == {signal.SIG_IGN}  # until the ending is written
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 def test_ctrl_c_where_there_is_no_loop_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> Screen:
         raise KeyboardInterrupt
@@ -420,6 +439,7 @@ def test_ctrl_c_where_there_is_no_loop_is_told(capsys: pytest.CaptureFixture[str
         (["send", "+12025550143", "x" * 141], "140 is the most"),
         (["status", ""], "order_id must not be empty"),
         (["countries", "--base-url", "http://example.org"], "base_url"),
+        (["countries", "--base-url", ""], "base_url"),
         (["receive", "187"], "Missing argument"),
         (["nonsense"], "No such command"),
     ],

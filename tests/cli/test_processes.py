@@ -324,6 +324,35 @@ def test_an_answer_is_not_lost_with_standard_output() -> None:
     assert (mute.code, mute.out) == (0, "100000\n")
 
 
+def test_a_code_is_not_lost_with_standard_error() -> None:
+    lines = [f'"$PROGRAM" receive 187 tg --sandbox 2> {place}' for place in (">(head -n 2 >/dev/null)", "/dev/full")]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in pool.map(shell, lines):
+            assert done.code == 0
+            assert re.fullmatch("[0-9]{6}\n", done.out)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_window_that_is_closed_cancels_the_order_unless_nohup_says_otherwise(ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)  # a process begins with what is ignored here
+    try:
+        with serving() as service:
+            process = start("receive", "187", "tg", "--base-url", service.at("left", Sandbox(speed=300)))
+            told = until(process, "pay")
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.6)
+            process.send_signal(signal.SIGHUP)
+            if ignored:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.6)
+                assert "/cancelorder" not in service.calls("left")
+                process.send_signal(signal.SIGTERM)
+            done = finish(process, told)
+            assert (done.code, service.calls("left")[-1]) == (14, "/cancelorder")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_list_that_is_cut_off_is_no_mishap() -> None:
     done = shell('"$PROGRAM" countries --sandbox | head -n 1')
     assert (done.out, done.err) == ("0\tRussia\n", "")

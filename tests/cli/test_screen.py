@@ -1,8 +1,9 @@
 """What a person sees, at any width, whatever the service says."""
 
+import errno
 import io
 import re
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 from sms4sats_async.cli.screen import Screen, View, readable, sats
 from sms4sats_async.models import OrderStatus
 from sms4sats_async.sandbox import Sandbox, Timeline
-from tests.cli.running import KEY, run
+from tests.cli.running import KEY, Torn, run
 
 HOSTILE = "evil\x1b]0;owned\x07\x1b[2J[red]x[/red] \u202ename\r\n99999999 free"
 CODE = Timeline(paid_after=30, number_after=8, code_after=45, code="004217")
@@ -38,11 +39,31 @@ def test_a_terminal_of_any_width_shows_the_whole_of_it(columns: int) -> None:
     assert done.err.endswith("code      ")
 
 
+@pytest.mark.parametrize("columns", [None, 80])
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_order_goes_on_though_nobody_can_be_told_of_it(error: OSError, columns: int | None) -> None:
+    whole = len(run("receive", "187", "tg", transport=Sandbox(timeline=CODE).transport()).err.splitlines())
+    assert whole == 9
+    for lines in range(whole):
+        sandbox = Sandbox(timeline=CODE)
+        err = Torn(lines, error, terminal=columns is not None)
+        done = run("receive", "187", "tg", transport=sandbox.transport(), columns=columns, err=err)
+        assert (done.code, done.out) == (0, "004217\n"), lines
+        assert err.failed
+        assert not [call for call in sandbox.calls if call.path == "/cancelorder"]
+
+
+def test_a_failure_ends_as_it_would_though_nobody_can_be_told_of_it() -> None:
+    for arguments, code in ((["status", "ab" * 32], 3), (["nonsense"], 2)):
+        err = Torn(0, BrokenPipeError(), terminal=False)
+        assert run(*arguments, transport=Sandbox().transport(), err=err).code == code
+        assert err.failed
+
+
 def test_a_terminal_that_is_too_narrow_for_both_ways_to_write_a_number_has_two_lines() -> None:
     shown = Screen(console(36))
     shown.number("+491512746224")
-    assert isinstance(shown._console.file, io.StringIO)
-    assert shown._console.file.getvalue() == "number    +49 1512746224\n          +491512746224\n"
+    assert cast("io.StringIO", shown._console.file).getvalue() == "number    +49 1512746224\n          +491512746224\n"
 
 
 @pytest.mark.parametrize("columns", [None, 80, 40])
