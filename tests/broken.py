@@ -2275,7 +2275,7 @@ _TERMINAL = [
         "a-failure-is-no-json",
         "`--json` answers with one document, a failure as well",
         "cli/commands.py",
-        "    if as_json:\n        print(json.dumps(ends.error_document(error, again)), flush=True)\n",
+        "    if options.as_json:\n        _write_document(ends.error_document(error, again))\n",
         "",
         ("cli/test_commands.py::test_a_failure_in_json_is_one_document",),
     ),
@@ -2318,6 +2318,14 @@ _TERMINAL = [
         "taken.append(signal.SIGHUP)",
         "pass",
         ("cli/test_commands.py::test_a_window_that_is_closed_interrupts_unless_that_is_ignored",),
+    ),
+    Variant(
+        "the-advice-leads-to-another-service",
+        "Return the command that watches an order again, there, ready for a shell",
+        "cli/commands.py",
+        "again = ends.resume(error, order, options.base_url)",
+        "again = ends.resume(error, order)",
+        ("cli/test_commands.py::test_the_advice_to_resume_is_the_order_where_it_is",),
     ),
     Variant(
         "whom-the-wallet-lets-pay-goes-on",

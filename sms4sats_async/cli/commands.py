@@ -20,7 +20,7 @@ from sms4sats_async.cli.ends import Interrupted
 from sms4sats_async.cli.finding import AUTO_SELECT, FULL_RENTAL, NotFound, find_country, find_service
 from sms4sats_async.cli.orders import Waiting, follow, place, status_document
 from sms4sats_async.cli.paying import PayCommand
-from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, lasting, sats, write_answer
+from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, lasting, lose_output, sats, write_answer
 from sms4sats_async.cli.session import Desk, MissingKey, Options, Stopped, Surroundings, Task, run
 from sms4sats_async.errors import Sms4SatsError
 from sms4sats_async.models import Country, Order, OrderKind, RentalCountry, Service
@@ -61,15 +61,20 @@ def cli() -> None:
 
 def asks(command: Callable[P, Task]) -> Callable[P, int]:
     """Give a command the options of all that ask the service, and run it."""
+    help_ = "Try it: a service in memory, no network, no sats, 12 times as fast."
+    return click.option("--sandbox", is_flag=True, help=help_)(asks_of_an_order(command))
+
+
+def asks_of_an_order(command: Callable[P, Task]) -> Callable[P, int]:
+    """Do the same for a command about an order that is there already: a service in memory has none."""
 
     @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document; a failure as well.")
-    @click.option("--sandbox", is_flag=True, help="Try it: a service in memory, no network, no sats, 12 times as fast.")
     @click.option("--base-url", metavar="URL", help="Where the API is: https, or http to this machine or an .onion.")
     @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="The event loop (default: asyncio).")
     @click.pass_obj
     @functools.wraps(command)
     def run_it(surroundings: Surroundings, /, *given: Any, **options: Any) -> int:
-        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend")}
+        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend") if name in options}
         return _run(command(*given, **options), Options(**common), surroundings)
 
     return cast("Callable[P, int]", run_it)
@@ -98,7 +103,7 @@ def _run(task: Task, options: Options, surroundings: Surroundings) -> int:
     try:
         run(attrs.evolve(task, work=work), options, surroundings, screen=screen, give=give)
     except (Sms4SatsError, Interrupted, NotFound) as error:
-        return _fail(error, desks[0].order, screen, as_json=options.as_json)
+        return _fail(error, desks[0].order, screen, options)
     except (MissingKey, ValueError) as error:
         raise click.UsageError(str(error)) from None
     return ends.FAULT if unwritten else ends.OK
@@ -113,17 +118,28 @@ def _check(task: Task, options: Options) -> None:
         raise click.UsageError("trio is missing: pip install 'sms4sats-async[trio]'")
 
 
-def _fail(error: Exception, order: Order | None, screen: Screen, *, as_json: bool) -> int:
+def _fail(error: Exception, order: Order | None, screen: Screen, options: Options) -> int:
     """Tell of a failure, and return its exit code."""
-    again = ends.resume(error, order)
+    again = ends.resume(error, order, options.base_url)
     screen.say("error", str(error), "bold red")
-    for label, hint in ends.hints(error):
+    for label, hint in ends.hints(error, options.base_url):
         screen.say(label, hint)
+    if again is not None and options.sandbox:
+        again = None
+        screen.say("", "the sandbox ends here, and the order with it")
     if again is not None:
         screen.token("resume", again)
-    if as_json:
-        print(json.dumps(ends.error_document(error, again)), flush=True)
+    if options.as_json:
+        _write_document(ends.error_document(error, again))
     return ends.exit_code(error)
+
+
+def _write_document(document: dict[str, Any]) -> None:
+    """Write what went wrong to standard output; what was said of it, and the exit code, do not depend on that."""
+    try:
+        print(json.dumps(document), flush=True)
+    except OSError:
+        lose_output()
 
 
 def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | None = None) -> int:
@@ -141,7 +157,7 @@ def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | No
         code = cli.main(given, prog_name="sms4sats", standalone_mode=False, obj=surroundings or Surroundings())
     except click.ClickException as error:
         if "--json" in given:
-            print(json.dumps(ends.error_document(error, None, code=error.exit_code)), flush=True)
+            _write_document(ends.error_document(error, None, code=error.exit_code))
         error.show(lasting(sys.stderr))
         return error.exit_code
     except click.Abort:
@@ -365,7 +381,7 @@ def send(phone: str, message: str, *, max_sats: int | None, pay: PayCommand | No
 
 @cli.command(short_help="Tell what is known of an order.")
 @click.argument("order")
-@asks
+@asks_of_an_order
 def status(order: str) -> Task:
     """Tell what the service says of ORDER."""
 
@@ -387,7 +403,7 @@ def _shown(value: object) -> str:
 @click.option("--kind", type=click.Choice(_KINDS), default=OrderKind.receive.value, help="What the order is for (default: receive).")
 @click.option("--follow", "follows", is_flag=True, help="Of a rental: go on after the first code, one line for each, until Ctrl-C.")
 @timed(_TIMEOUT)
-@asks
+@asks_of_an_order
 def watch(order: str, *, kind: str, follows: bool, timeout: float | None) -> Task:
     """Watch ORDER to its end, and answer as the command that placed it does. Ctrl-C leaves the order alone."""
 
@@ -400,7 +416,7 @@ def watch(order: str, *, kind: str, follows: bool, timeout: float | None) -> Tas
 @cli.command(short_help="Cancel a receive order.")
 @click.argument("order")
 @click.option("--when-allowed", is_flag=True, help="Wait for the moment: the service refuses in an order's first 2 minutes.")
-@asks
+@asks_of_an_order
 def cancel(order: str, *, when_allowed: bool) -> Task:
     """Cancel the receive order ORDER: what was paid for it comes back. The service refuses once a code has come."""
 

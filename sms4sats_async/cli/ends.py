@@ -1,5 +1,6 @@
 """How a command can end: one exit code for each kind of end, and what a program is told of it."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,7 +46,7 @@ class Interrupted(Exception):
 
 CODES: dict[type[Exception], tuple[int, str]] = {
     APIError: (3, "the service said no"),
-    AuthenticationError: (4, "the API key was refused, or is missing"),
+    AuthenticationError: (4, "the API key was refused"),
     RateLimited: (5, "too many requests"),
     TransportError: (6, "no usable reply came"),
     OutcomeUnknown: (7, "a call that spends may have been charged, and its reply was lost: look before you repeat it"),
@@ -79,18 +80,27 @@ def table() -> Iterator[tuple[int, str]]:
     yield from sorted([*OTHER_CODES.items(), *CODES.values()])
 
 
-def resume(error: Exception, order: Order | None) -> str | None:
-    """Return the command that watches an order again; ``None`` where none was placed, or it has ended."""
+def resume(error: Exception, order: Order | None, base_url: str | None = None) -> str | None:
+    """Return the command that watches an order again, there, ready for a shell; ``None`` where none was placed, or it has ended."""
     goes_on = isinstance(error, OrderUnresolved | CancelRefused | PaymentFailed | Interrupted)
     if order is None or not (goes_on or (isinstance(error, OrderExpired) and not error.cancelled)):
         return None
-    return f"sms4sats watch {order.id}" + ("" if order.kind is OrderKind.receive else f" --kind {order.kind}")
+    kind = [] if order.kind is OrderKind.receive else ["--kind", str(order.kind)]
+    return _command("watch", *kind, base_url=base_url, order_id=order.id)
 
 
-def hints(error: Exception) -> Iterator[tuple[str, str]]:
+def _command(name: str, *options: str, base_url: str | None, order_id: str | None = None) -> str:
+    """Return a command line, ready for a shell whatever is in it: an order's id is the service's word."""
+    there = [] if base_url is None else ["--base-url", base_url]
+    order = [] if order_id is None else [order_id]
+    apart = ["--"] if order_id is not None and order_id.startswith("-") else []
+    return shlex.join(["sms4sats", name, *options, *there, *apart, *order])
+
+
+def hints(error: Exception, base_url: str | None = None) -> Iterator[tuple[str, str]]:
     """Go through what a person can do after this error, each with a label."""
     if isinstance(error, OutcomeUnknown):
-        yield "look", "sms4sats balance: was it charged?"
+        yield "look", f"{_command('balance', base_url=base_url)}: was it charged?"
     if isinstance(error, RateLimited) and error.retry_after is not None:
         yield "again", f"in {error.retry_after:g} s"
 

@@ -190,11 +190,11 @@ def _show_invoice(desk: Desk, order: Order, waiting: Waiting) -> None:
     if waiting.pay is not None:
         screen.say("paying", f"with {waiting.pay.name}")
         return
-    screen.qr(order.payreq)
     screen.token("invoice", order.payreq)
     screen.say("pay", _WALLET if order.kind is OrderKind.receive else "with any Lightning wallet")
     if desk.speed != 1:
         screen.say("", "here it is paid by itself: this is the sandbox")
+    screen.qr(order.payreq)
 
 
 class _Showing:

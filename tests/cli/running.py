@@ -92,9 +92,10 @@ def run(
     transport: httpx.AsyncBaseTransport | None = None,
     backend: str = "asyncio",
     columns: int | None = None,
+    rows: int = 50,
     err: StringIO | None = None,
 ) -> Done:
-    """Run the command line in this process, in virtual time; ``columns`` makes both streams a terminal of that width.
+    """Run the command line in this process, in virtual time; ``columns`` makes both streams a terminal of that width and ``rows``.
 
     ``err`` takes the place of standard error.
 
@@ -112,7 +113,7 @@ def run(
     def screen() -> Screen:
         if columns is None:
             return Screen()
-        return Screen(Console(file=err, force_terminal=True, width=columns, color_system=None, _environ={"TERM": "xterm"}))
+        return Screen(Console(file=err, force_terminal=True, width=columns, height=rows, color_system=None, _environ={"TERM": "xterm"}))
 
     surroundings = Surroundings(transport, options, screen, keyboard.receiver)
     environ = patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": str(columns or 80)})
@@ -217,10 +218,10 @@ def until(process: subprocess.Popen[str], words: str) -> str:
     return told + line
 
 
-def in_terminal(columns: int, *arguments: str, **more: str) -> Done:
+def in_terminal(columns: int, rows: int, *arguments: str, **more: str) -> Done:
     """Run the installed program in a terminal of its own, and return all that it wrote there."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     try:
         process = subprocess.Popen(
             [PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**{"TERM": "xterm-256color", **more})

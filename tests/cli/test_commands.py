@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sms4sats_async.cli.ends import Interrupted
 from sms4sats_async.cli.finding import NotFound
 from sms4sats_async.cli.screen import Screen
 from sms4sats_async.cli.session import Surroundings
-from sms4sats_async.errors import OrderError, RateLimited, Sms4SatsError
+from sms4sats_async.errors import OrderError, OutcomeUnknown, RateLimited, Sms4SatsError
 from sms4sats_async.models import Order
 from sms4sats_async.sandbox import Sandbox, Timeline
 from tests.cli.picture import PICTURE
@@ -160,6 +161,26 @@ def test_the_sandbox_needs_no_key_no_network_and_no_patience(monkeypatch: pytest
         assert run(command, *arguments, "--sandbox").code == 0
     assert run("receive", "187", "tg", "--sandbox", "--prepaid").code == 0
     assert "this is the sandbox" in run("receive", "187", "tg", "--sandbox").err
+
+
+def test_the_advice_to_resume_is_the_order_where_it_is() -> None:
+    url = "http://127.0.0.1:8000"
+    sandbox = service(None)
+    done = run("receive", "187", "tg", "--base-url", url, "--json", transport=Struck(sandbox, "/orderstatus", 3))
+    advice = done.document["error"]["resume"]
+    assert advice == f"sms4sats watch --base-url {url} {next(iter(sandbox.orders))}"
+    assert f"resume    {advice}\n" in done.err
+
+
+def test_an_order_of_a_sandbox_in_memory_cannot_be_gone_on_with() -> None:
+    done = run("receive", "187", "tg", "--sandbox", "--timeout", "1", "--json")
+    assert (done.code, done.document["error"]["resume"]) == (12, None)
+    assert "resume" not in done.err
+    assert done.err.endswith("the sandbox ends here, and the order with it\n")
+    for command in ("watch", "status", "cancel"):
+        refused = run(command, "ab" * 32, "--sandbox")
+        assert refused.code == 2
+        assert re.search("No such option:? '?--sandbox", refused.err)
 
 
 def test_a_window_that_ends_cancels_and_tells_what_is_left() -> None:
@@ -382,7 +403,7 @@ def test_an_sms_that_is_left_is_not_cancelled() -> None:
     done = run("send", "+12025550143", "hello", transport=Struck(sandbox, "/orderstatus", 2))
     assert (done.code, paths(sandbox)) == (130, ["/createsendorder"])
     assert "there is no cancel for a send order; it is not paid" in done.err
-    assert "--kind send\n" in done.err
+    assert "resume    sms4sats watch --kind send " in done.err
     assert "stopping" not in done.err
 
 
@@ -469,6 +490,11 @@ def test_a_key_that_is_missing_is_told_before_anything_is_asked(command: str, mo
     assert "SMS4SATS_API_KEY is not set" in done.err
 
 
+def test_the_extra_brings_all_that_a_command_needs() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(extras["sandbox"]) <= set(extras["cli"])
+
+
 def test_no_option_takes_a_key() -> None:
     for command in cli.commands.values():
         assert not [parameter for parameter in command.params if "key" in (parameter.name or "")]
@@ -531,6 +557,12 @@ def test_an_end_that_leaves_the_order_open_tells_how_to_go_on() -> None:
     order = Order("ab" * 8)
     assert ends.resume(Interrupted("", order=order), order) == f"sms4sats watch {order.id}"
     assert ends.resume(Interrupted(""), None) is None
+    assert ends.resume(Interrupted(""), Order("-x y'z"), "http://[::1]:8000") == (
+        """sms4sats watch --base-url 'http://[::1]:8000' -- '-x y'"'"'z'"""
+    )
+    assert dict(ends.hints(OutcomeUnknown(""), "http://127.0.0.1:8")) == {
+        "look": "sms4sats balance --base-url http://127.0.0.1:8: was it charged?"
+    }
     assert ends.resume(OrderError(""), order) is None
     assert list(ends.hints(RateLimited("", retry_after=7))) == [("again", "in 7 s")]
     assert list(ends.hints(RateLimited(""))) == []

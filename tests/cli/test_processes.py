@@ -116,9 +116,9 @@ def _refused(base: str) -> Done:
 def _watched(base: str) -> Done:
     """Order, leave at once, resume as advised, and leave again."""
     left = interrupted("pay", "receive", "187", "tg", "--base-url", base)
-    resume = re.search("^resume +sms4sats (watch [0-9a-f]{64})$", left.err, re.MULTILINE)
+    resume = re.search(f"^resume +sms4sats (watch --base-url {base} [0-9a-f]{{64}})$", left.err, re.MULTILINE)
     assert resume is not None
-    process = start(*resume[1].split(), "--base-url", base)
+    process = start(*resume[1].split())
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(2.5)
     process.send_signal(signal.SIGINT)
@@ -178,7 +178,7 @@ def _json_tells_of_the_answer_and_of_a_failure(ended: dict[str, Done], service: 
     assert (said_no["type"], said_no["reason"], said_no["status_code"]) == ("APIError", "order not found", 500)
     assert ended["5 too many"].document["error"]["retry_after"] == 0
     left = ended["130 open"].document["error"]
-    assert left["resume"] == f"sms4sats watch {left['order_id']}"
+    assert left["resume"] == f"sms4sats watch --base-url {service.url}/open {left['order_id']}"
 
 
 def _ctrl_c_asks_the_service_to_cancel_and_tells_what_came_of_it(ended: dict[str, Done], service: Service) -> None:
@@ -188,10 +188,10 @@ def _ctrl_c_asks_the_service_to_cancel_and_tells_what_came_of_it(ended: dict[str
     for name, end in (("open", "130 open"), ("terminated", "130 sigterm")):
         assert service.calls(name)[-2:] == ["/createorder", "/cancelorder"]
         order_id = next(iter(service.sandboxes[name].orders))
-        assert f"resume    sms4sats watch {order_id}\n" in ended[end].err
+        assert f"resume    sms4sats watch --base-url {service.url}/{name} {order_id}\n" in ended[end].err
     assert service.calls("rental")[-1] == "/createorder"
     assert "there is no cancel for a rental" in ended["130 rental"].err
-    assert "--kind rental\n" in ended["130 rental"].err
+    assert "resume    sms4sats watch --kind rental --base-url" in ended["130 rental"].err
 
 
 def _watching_leaves_the_order_alone(ended: dict[str, Done], service: Service) -> None:
@@ -234,12 +234,12 @@ def test_a_terminal_as_a_person_sees_it() -> None:
     receive = ("receive", "187", "tg", "--sandbox")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         runs = {
-            "80": pool.submit(in_terminal, 80, *receive),
-            "40": pool.submit(in_terminal, 40, *receive),
-            "no colour": pool.submit(in_terminal, 80, *receive, NO_COLOR="1"),
-            "dumb": pool.submit(in_terminal, 80, *receive, TERM="dumb"),
-            "failure": pool.submit(in_terminal, 80, "status", ORDER, "--sandbox"),
-            "list": pool.submit(in_terminal, 40, "services", "187", "--sandbox"),
+            "80": pool.submit(in_terminal, 80, 40, *receive),
+            "40": pool.submit(in_terminal, 40, 40, *receive),
+            "no colour": pool.submit(in_terminal, 80, 40, *receive, NO_COLOR="1"),
+            "dumb": pool.submit(in_terminal, 80, 40, *receive, TERM="dumb"),
+            "failure": pool.submit(in_terminal, 80, 40, "countries", "--base-url", "http://127.0.0.1:1"),
+            "list": pool.submit(in_terminal, 40, 40, "services", "187", "--sandbox"),
         }
         seen = {name: one.result() for name, one in runs.items()}
     for look in SEEN:
@@ -287,8 +287,8 @@ def _no_color_leaves_no_colour(seen: dict[str, Done]) -> None:
 
 
 def _a_failure_is_a_line(seen: dict[str, Done]) -> None:
-    assert seen["failure"].code == 3
-    assert "error     GET /orderstatus" in plain(seen["failure"].out)
+    assert seen["failure"].code == 6
+    assert "error     GET /getCountries" in plain(seen["failure"].out)
 
 
 SEEN = [
@@ -351,6 +351,14 @@ def test_a_window_that_is_closed_cancels_the_order_unless_nohup_says_otherwise(i
             assert (done.code, service.calls("left")[-1]) == (14, "/cancelorder")
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("countries --base-url http://127.0.0.1:1", 6), ("recieve", 2)])
+def test_a_failure_keeps_its_exit_code_though_its_document_cannot_be_written(arguments: str, code: int) -> None:
+    done = shell(f'"$PROGRAM" {arguments} --json >/dev/full')
+    assert done.code == code
+    assert "Traceback" not in done.err
+    assert "Error: " in done.err or "error     GET /getCountries" in done.err
 
 
 def test_a_list_that_is_cut_off_is_no_mishap() -> None:

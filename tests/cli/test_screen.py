@@ -36,6 +36,7 @@ def test_a_terminal_of_any_width_shows_the_whole_of_it(columns: int) -> None:
     for words in ("country   USA (187)", "lnbc15u1", "paid      held until", "+1 202-555-", "+1202555"):
         assert words in done.err
     assert ("▀▄" in done.err) is (columns == 80)
+    assert ("qr        this terminal is too" in done.err) is (columns != 80)
     assert done.err.endswith("code      ")
 
 
@@ -58,6 +59,28 @@ def test_a_failure_ends_as_it_would_though_nobody_can_be_told_of_it() -> None:
         err = Torn(0, BrokenPipeError(), terminal=False)
         assert run(*arguments, transport=Sandbox().transport(), err=err).code == code
         assert err.failed
+
+
+def test_a_qr_code_is_shown_whole_and_last_or_it_is_told_what_it_needs() -> None:
+    told = run("receive", "187", "tg", transport=Sandbox(timeline=CODE).transport(), columns=80, rows=24).err
+    assert "▀▄" not in told
+    needed = re.search(": ([0-9]+) rows and ([0-9]+) columns are needed", re.sub("\n +", " ", told))
+    assert needed is not None
+    rows, columns = map(int, needed.groups())
+    for width, height, fits in ((columns, rows, True), (columns - 1, rows, False), (columns, rows - 1, False)):
+        shown = run("receive", "187", "tg", transport=Sandbox(timeline=CODE).transport(), columns=width, rows=height).err
+        assert ("▀▄" in shown) is fits
+    before, _, after = run("receive", "187", "tg", transport=Sandbox(timeline=CODE).transport(), columns=80).err.partition("█▀▀▀▀▀█")
+    assert "pay       with any" in before
+    assert "pay       " not in after
+
+
+def test_a_qr_code_is_white_on_black_whatever_the_colours_of_the_terminal() -> None:
+    shown = console(90, height=60)
+    coloured = Console(file=shown.file, force_terminal=True, width=90, height=60, color_system="standard")
+    Screen(coloured).qr("lnbc1" + "q" * 60)
+    lines = cast("io.StringIO", shown.file).getvalue().splitlines()
+    assert all(line.startswith("\x1b[97;40m") and line.endswith("\x1b[0m") for line in lines)
 
 
 def test_a_terminal_that_is_too_narrow_for_both_ways_to_write_a_number_has_two_lines() -> None:
