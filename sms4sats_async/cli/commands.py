@@ -122,11 +122,11 @@ def _fail(error: Exception, order: Order | None, screen: Screen, options: Option
     """Tell of a failure, and return its exit code."""
     again = ends.resume(error, order, options.base_url)
     screen.say("error", str(error), "bold red")
-    for label, hint in ends.hints(error, options.base_url):
-        screen.say(label, hint)
     if again is not None and options.sandbox:
-        again = None
+        again = order = None
         screen.say("", "the sandbox ends here, and the order with it")
+    for label, hint, is_command in ends.hints(error, order, options.base_url):
+        (screen.token if is_command else screen.say)(label, hint)
     if again is not None:
         screen.token("resume", again)
     if options.as_json:
@@ -400,15 +400,15 @@ def _shown(value: object) -> str:
 
 @cli.command(short_help="Watch an order to its end.")
 @click.argument("order")
-@click.option("--kind", type=click.Choice(_KINDS), default=OrderKind.receive.value, help="What the order is for (default: receive).")
+@click.option("--kind", type=click.Choice(_KINDS), help="What the order is for (default: receive, unless its status shows a send order).")
 @click.option("--follow", "follows", is_flag=True, help="Of a rental: go on after the first code, one line for each, until Ctrl-C.")
 @timed(_TIMEOUT)
 @asks_of_an_order
-def watch(order: str, *, kind: str, follows: bool, timeout: float | None) -> Task:
+def watch(order: str, *, kind: str | None, follows: bool, timeout: float | None) -> Task:
     """Watch ORDER to its end, and answer as the command that placed it does. Ctrl-C leaves the order alone."""
 
     async def work(desk: Desk) -> None:
-        await follow(desk, order, Waiting(timeout, follow=follows, cancel=False), kind=OrderKind(kind))
+        await follow(desk, order, Waiting(timeout, follow=follows, cancel=False), kind=None if kind is None else OrderKind(kind))
 
     return Task(work, follows=follows)
 

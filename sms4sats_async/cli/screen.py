@@ -189,7 +189,7 @@ class Screen:
             self.token("", number)
 
     def qr(self, payreq: str) -> None:
-        """Show an invoice as a QR code, where there is a terminal large enough and able to show one; white on black, whatever its colours."""
+        """Show an invoice as a QR code, where there is a terminal large enough and able: white on black, whatever its colours."""
         if not self.is_terminal or not self._console.encoding.startswith("utf"):
             return
         import segno  # noqa: PLC0415 - for this only

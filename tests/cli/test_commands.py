@@ -191,6 +191,18 @@ def test_a_window_that_ends_cancels_and_tells_what_is_left() -> None:
     assert paths(sandbox)[-1] == "/cancelorder"
     early = run("receive", "187", "tg", "--timeout", "5", transport=service(Timeline(paid_after=1)).transport())
     assert re.search("^resume    sms4sats watch [0-9a-f]{64}$", early.err, re.MULTILINE)
+    assert "money     what was paid for it is on its way back\n" in done.err
+    assert "money     what was paid for it comes back by itself, 21 minutes after the payment, unless a code comes\n" in early.err
+    assert re.search("^cancel    sms4sats cancel --when-allowed [0-9a-f]{64}$", early.err, re.MULTILINE)
+
+
+def test_what_is_said_of_the_money_is_true_of_the_order() -> None:
+    unpaid = run("receive", "187", "tg", "--timeout", "5", transport=service(None).transport())
+    assert unpaid.code == 12
+    assert not re.search("^money ", unpaid.err, re.MULTILINE)
+    unsent = run("send", "+12025550143", "hello", "--timeout", "5", transport=service(Timeline(paid_after=1)).transport())
+    assert unsent.code == 12
+    assert not re.search("^(money|cancel) ", unsent.err, re.MULTILINE)
 
 
 def test_a_rental_goes_on_with_each_new_code() -> None:
@@ -209,6 +221,25 @@ def test_watch_answers_as_the_command_that_placed_it(kind: str) -> None:
     assert done.code == 0
     assert (done.document["code"], done.document["sms_status"]) == ((None, "sent") if kind == "send" else ("004217", None))
     assert done.document["order"]["created_at"] is None
+
+
+def test_watch_takes_the_kind_of_a_send_order_from_its_status() -> None:
+    sandbox, order_id = placed(TYPICAL, phone="+12025550143", message="hello")
+    done = run("watch", order_id, "--json", transport=sandbox.transport())
+    assert (done.code, done.document["sms_status"], done.document["order"]["kind"]) == (0, "sent", "send")
+    sandbox, order_id = placed(Timeline(paid_after=1), phone="+12025550143", message="hello")
+    done = run("watch", order_id, "--timeout", "60", transport=sandbox.transport())
+    assert (done.code, paths(sandbox)) == (12, ["/createsendorder"])
+    left = run("watch", order_id, transport=Struck(sandbox, "/orderstatus", 3, after=True))
+    assert (left.code, paths(sandbox)) == (130, ["/createsendorder"])
+    assert f"resume    sms4sats watch --kind send {order_id}\n" in left.err
+
+
+def test_what_is_said_after_a_signal_is_true_at_that_moment() -> None:
+    sandbox = service(Timeline(paid_after=1, code_after=60, code="1111"))
+    done = run("rent", "187", "--prepaid", "--follow", transport=Struck(sandbox, "/orderstatus", 80))
+    assert (done.code, done.out) == (130, "1111\n")
+    assert "stopping" not in done.err
 
 
 def test_status_tells_what_is_known() -> None:
@@ -309,7 +340,8 @@ def test_ctrl_c_asks_to_cancel_and_tells_the_refusal(at: int, state: str, backen
     assert paths(sandbox)[-1] == "/cancelorder"
     assert "the service would not cancel it: order can be canceled after 2 minutes" in done.err
     assert state in done.err
-    assert f"resume    sms4sats watch {next(iter(sandbox.orders))}\n" in done.err
+    order_id = next(iter(sandbox.orders))
+    assert done.err.endswith(f"cancel    sms4sats cancel --when-allowed {order_id}\nresume    sms4sats watch {order_id}\n")
 
 
 @backends
@@ -361,7 +393,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_answer() -> None:
 
     done = run("receive", "187", "tg", transport=Twice(sandbox, "/orderstatus", 3))
     assert done.code == 130
-    assert "goes on: the service gave no answer to a cancel" in done.err
+    assert "may be cancelled, or may go on: the service gave no answer to a cancel; it is not paid" in done.err
     assert "/cancelorder" not in paths(sandbox)
 
 
@@ -560,11 +592,11 @@ def test_an_end_that_leaves_the_order_open_tells_how_to_go_on() -> None:
     assert ends.resume(Interrupted(""), Order("-x y'z"), "http://[::1]:8000") == (
         """sms4sats watch --base-url 'http://[::1]:8000' -- '-x y'"'"'z'"""
     )
-    assert dict(ends.hints(OutcomeUnknown(""), "http://127.0.0.1:8")) == {
-        "look": "sms4sats balance --base-url http://127.0.0.1:8: was it charged?"
-    }
+    assert list(ends.hints(OutcomeUnknown(""), None, "http://127.0.0.1:8")) == [
+        ("look", "sms4sats balance --base-url http://127.0.0.1:8: was it charged?", True)
+    ]
     assert ends.resume(OrderError(""), order) is None
-    assert list(ends.hints(RateLimited("", retry_after=7))) == [("again", "in 7 s")]
+    assert list(ends.hints(RateLimited("", retry_after=7))) == [("again", "in 7 s", False)]
     assert list(ends.hints(RateLimited(""))) == []
 
 

@@ -89,12 +89,13 @@ def _runs(service: Service) -> dict[str, Callable[[], Done]]:
         "7 unknown": ran(*receive, at("lost", faults={"/createorder": None}), "--prepaid"),
         "8 nonsense": ran("price", "187", "tg", "--base-url", at("odd", faults={"/price": (200, {}, b"[]")})),
         "11 failed": ran(*receive, at("failed", sandbox(Timeline(paid_after=20, no_number_after=20)))),
-        "12 expired": ran(*receive, at("expired"), "--timeout", "1"),
+        "12 expired": ran(*receive, at("expired"), "--timeout", "1", "--pay-with", "true"),
         "14 cancelled": lambda: interrupted("pay", *receive, at("cancelled", Sandbox(speed=300)), after=0.6),
         "15 refused": lambda: _refused(base),
         "16 not sent": ran("send", "+12025550143", "hello", "--base-url", at("unsent", sandbox(Timeline(paid_after=20, failed_after=20)))),
         "17 too dear": ran(*receive, at("dear"), "--max-sats", "1000"),
         "18 no payment": ran(*receive, at("unpaid"), "--pay-with", "sh -c 'echo no route; exit 7' {}"),
+        "18 and cancelled": ran(*receive, at("returned", Sandbox(speed=300)), "--pay-with", "sh -c 'echo no route; exit 7'", "--json"),
         "0 paid with": ran(*receive, at("paid-with", sandbox()), "--pay-with", "sh -c 'sleep 60'"),
         "18 no payment for an SMS": ran("send", "+12025550143", "hello", "--base-url", at("unpaid-sms"), "--pay-with", "false"),
         "0 wallet left alone": lambda: interrupted("code", *receive, at("alone", sandbox()), "--pay-with", "sh -c 'sleep 60'"),
@@ -202,9 +203,19 @@ def _watching_leaves_the_order_alone(ended: dict[str, Done], service: Service) -
 
 
 def _what_the_command_that_pays_says_is_told(ended: dict[str, Done], service: Service) -> None:
-    assert "wallet    sh ended with 7: no route\n" in ended["18 no payment"].err
-    assert "/cancelorder" in service.calls("unpaid")
+    failed = ended["18 no payment"].err
+    assert re.search(
+        "^error +the payment failed: sh ended with 7: no route; order .* goes on: .* 2 minutes; it is not paid", failed, re.MULTILINE
+    )
+    assert re.search("^resume +sms4sats watch ", failed, re.MULTILINE)
+    assert service.calls("unpaid")[-1] == service.calls("returned")[-1] == "/cancelorder"
+    returned = ended["18 and cancelled"].document["error"]
+    assert (returned["type"], returned["cancelled"], returned["resume"]) == ("PaymentFailed", True, None)
+    assert re.match("the payment failed: sh ended with 7: no route; order .* is cancelled$", returned["message"])
     assert service.calls("unpaid-sms") == ["/createsendorder"]
+    assert re.search("^wallet    true has ended; the payment is not seen yet\ninvoice   lnbc", ended["12 expired"].err, re.MULTILINE)
+    for name in ("0 paid with", "0 wallet left alone"):
+        assert "wallet    waiting for sh to end, 10 s at the most\n" in ended[name].err, name
 
 
 def _the_key_goes_only_with_calls_that_need_it(ended: dict[str, Done], service: Service) -> None:
