@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
+from urllib.parse import urlsplit
 
 import attrs
 import click
@@ -21,7 +22,7 @@ from sms4sats_async.cli.finding import AUTO_SELECT, FULL_RENTAL, NotFound, find_
 from sms4sats_async.cli.orders import Waiting, follow, place, status_document
 from sms4sats_async.cli.paying import PayCommand
 from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, lasting, lose_output, sats, write_answer
-from sms4sats_async.cli.session import Desk, MissingKey, Options, Stopped, Surroundings, Task, run
+from sms4sats_async.cli.session import KEY_VARIABLE, Desk, MissingKey, Options, Stopped, Surroundings, Task, run
 from sms4sats_async.errors import Sms4SatsError
 from sms4sats_async.models import Country, Order, OrderKind, RentalCountry, Service
 from sms4sats_async.watcher import OrderWatcher
@@ -105,17 +106,32 @@ def _run(task: Task, options: Options, surroundings: Surroundings) -> int:
     except (Sms4SatsError, Interrupted, NotFound) as error:
         return _fail(error, desks[0].order, screen, options)
     except (MissingKey, ValueError) as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_PYTHON_NAME.sub(lambda found: _NAMES[found[0]], str(error))) from None
     return ends.FAULT if unwritten else ends.OK
 
 
+_NAMES = {"api_key": KEY_VARIABLE, "base_url": "--base-url", "order_id": "ORDER", "phone": "PHONE", "message": "MESSAGE"}
+_PYTHON_NAME = re.compile(f"^({'|'.join(_NAMES)})\\b")
+"""What the package calls a thing, at the beginning of an error's words, and what a person at a terminal does."""
+
+
 def _check(task: Task, options: Options) -> None:
+    if options.base_url is not None and not _has_port_or_none(options.base_url):
+        raise click.UsageError("--base-url has a port that there cannot be")
     if options.sandbox and options.base_url is not None:
         raise click.UsageError("--sandbox needs no --base-url")
     if options.as_json and task.follows:
         raise click.UsageError("--follow has many answers, and --json is one document")
     if options.backend == "trio" and importlib.util.find_spec("trio") is None:
         raise click.UsageError("trio is missing: pip install 'sms4sats-async[trio]'")
+
+
+def _has_port_or_none(url: str) -> bool:
+    try:
+        urlsplit(url).port  # noqa: B018 - it is worked out when it is asked for
+    except ValueError:
+        return False
+    return True
 
 
 def _fail(error: Exception, order: Order | None, screen: Screen, options: Options) -> int:
@@ -226,7 +242,7 @@ def rentals(service: str) -> Task:
         found = await _ask(desk, lambda: desk.client.get_rental_countries(service))
         rows = [(str(one.id), one.name, one.duration, str(one.price_sats)) for one in found]
         listed = [{"id": one.id, "name": one.name, "duration": one.duration, "price_sats": one.price_sats} for one in found]
-        desk.give(Answer({"service": service, "rentals": listed}, rows, ("id", "name", "duration", "sat"), numbers=(0, 2, 3)))
+        desk.give(Answer({"service": service, "rentals": listed}, rows, ("id", "name", "duration (as told)", "sat"), numbers=(0, 2, 3)))
 
     return Task(work)
 
@@ -243,13 +259,8 @@ def price(country: str, service: str) -> Task:
         what = await _service(desk, service, where)
         found = await _ask(desk, lambda: desk.client.get_price(where.id, what.code))
         prices = {"sats": found.sats, "rent_sats": found.rent_sats, "send_sats": found.send_sats, "s4s_sats": found.s4s_sats}
-        names = (
-            f"a code of {what.name.strip()}, {where.name}",
-            "a rental",
-            "an SMS sent",
-            "a code to a phone of the service's own network",
-        )
-        rows = [(name, "unknown" if sats is None else str(sats)) for name, sats in zip(names, prices.values(), strict=True)]
+        names = (f"a code of {what.name.strip()}, {where.name}", "a rental", "an SMS sent")  # what a command can order
+        rows = [(name, "unknown" if sats is None else str(sats)) for name, sats in zip(names, prices.values(), strict=False)]
         document = {"country": {"id": where.id, "name": where.name}, "service": {"code": what.code, "name": what.name}, **prices}
         desk.give(Answer(document, rows, ("for", "sat"), numbers=(1,)))
 

@@ -268,6 +268,11 @@ def test_an_unknown_price_and_an_unknown_count_are_said_to_be_so() -> None:
     assert run("services", "187", transport=Answers(service(), getnumbersstatus=[{"value": "tg"}])).out == "tg\ttg\t\n"
 
 
+def test_people_are_told_the_prices_of_what_a_command_can_order() -> None:
+    done = run("price", "187", "tg", transport=service().transport())
+    assert [line.partition("\t")[0] for line in done.out.splitlines()] == ["a code of Telegram, USA", "a rental", "an SMS sent"]
+
+
 def test_an_sms_in_a_state_of_its_own_is_told() -> None:
     sandbox = service(Timeline(paid_after=1, sent_after=90))
     done = run("send", "+12025550143", "hello", transport=sandbox.transport())
@@ -488,11 +493,12 @@ def test_ctrl_c_where_there_is_no_loop_is_told(capsys: pytest.CaptureFixture[str
         (["receive", "187", "tg", "--timeout", "0"], "--timeout"),
         (["receive", "187", "tg", "--timeout", "nan"], "must be a number"),
         (["rent", "187", "--follow", "--json"], "--follow has many answers"),
-        (["send", "0202555", "hello"], "phone must be in E.164"),
+        (["send", "0202555", "hello"], "PHONE must be in E.164"),
         (["send", "+12025550143", "x" * 141], "140 is the most"),
-        (["status", ""], "order_id must not be empty"),
-        (["countries", "--base-url", "http://example.org"], "base_url"),
-        (["countries", "--base-url", ""], "base_url"),
+        (["status", ""], "ORDER must not be empty"),
+        (["countries", "--base-url", "http://example.org"], "--base-url in plain http"),
+        (["countries", "--base-url", ""], "--base-url "),
+        (["countries", "--base-url", "http://127.0.0.1:99999"], "--base-url has a port that there cannot be"),
         (["receive", "187"], "Missing argument"),
         (["nonsense"], "No such command"),
     ],
