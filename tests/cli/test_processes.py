@@ -69,7 +69,7 @@ def _runs(service: Service) -> dict[str, Callable[[], Done]]:
     return {
         "13 unresolved": ran(*receive, at("unresolved", faults=SILENT), "--timeout", "1"),
         "0 code": ran(*receive, at("code", sandbox())),
-        "0 trio": ran(*receive, at("trio", sandbox()), "--backend", BACKENDS[-1], "--json"),
+        "0 trio": ran(*receive, at("trio", sandbox()), "--backend", BACKENDS[-1], "--json", "--pay-with", "sh -c 'sleep 5'"),
         "0 prepaid": ran(*receive, at("prepaid", sandbox()), "--prepaid"),
         "0 rent": ran("rent", "Newzealand", "--base-url", at("rent", sandbox())),
         "0 send": ran("send", "+12025550143", "see you at eight", "--base-url", at("send", sandbox())),
@@ -98,7 +98,7 @@ def _runs(service: Service) -> dict[str, Callable[[], Done]]:
         "18 and cancelled": ran(*receive, at("returned", Sandbox(speed=300)), "--pay-with", "sh -c 'echo no route; exit 7'", "--json"),
         "0 paid with": ran(*receive, at("paid-with", sandbox()), "--pay-with", "sh -c 'sleep 60'"),
         "18 no payment for an SMS": ran("send", "+12025550143", "hello", "--base-url", at("unpaid-sms"), "--pay-with", "false"),
-        "0 wallet left alone": lambda: interrupted("code", *receive, at("alone", sandbox()), "--pay-with", "sh -c 'sleep 60'"),
+        "0 wallet left alone": lambda: interrupted("wallet", *receive, at("alone", sandbox()), "--pay-with", "sh -c 'sleep 60'"),
         "130 open": lambda: interrupted("pay", *receive, at("open"), "--json"),
         "130 sigterm": lambda: interrupted("pay", *receive, at("terminated"), by=signal.SIGTERM),
         "130 rental": lambda: interrupted("pay", "rent", "187", "--base-url", at("rental")),
