@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
+from urllib.parse import urlsplit
 
 import attrs
 import click
@@ -20,8 +21,8 @@ from sms4sats_async.cli.ends import Interrupted
 from sms4sats_async.cli.finding import AUTO_SELECT, FULL_RENTAL, NotFound, find_country, find_service
 from sms4sats_async.cli.orders import Waiting, follow, place, status_document
 from sms4sats_async.cli.paying import PayCommand
-from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, sats, write_answer
-from sms4sats_async.cli.session import Desk, MissingKey, Options, Stopped, Surroundings, Task, run
+from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, lasting, lose_output, sats, write_answer
+from sms4sats_async.cli.session import KEY_VARIABLE, Desk, MissingKey, Options, Stopped, Surroundings, Task, run
 from sms4sats_async.errors import Sms4SatsError
 from sms4sats_async.models import Country, Order, OrderKind, RentalCountry, Service
 from sms4sats_async.watcher import OrderWatcher
@@ -61,15 +62,20 @@ def cli() -> None:
 
 def asks(command: Callable[P, Task]) -> Callable[P, int]:
     """Give a command the options of all that ask the service, and run it."""
+    help_ = "Try it: a service in memory, no network, no sats, 12 times as fast."
+    return click.option("--sandbox", is_flag=True, help=help_)(asks_of_an_order(command))
+
+
+def asks_of_an_order(command: Callable[P, Task]) -> Callable[P, int]:
+    """Do the same for a command about an order that is there already: a service in memory has none."""
 
     @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document; a failure as well.")
-    @click.option("--sandbox", is_flag=True, help="Try it: a service in memory, no network, no sats, 12 times as fast.")
     @click.option("--base-url", metavar="URL", help="Where the API is: https, or http to this machine or an .onion.")
     @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="The event loop (default: asyncio).")
     @click.pass_obj
     @functools.wraps(command)
     def run_it(surroundings: Surroundings, /, *given: Any, **options: Any) -> int:
-        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend")}
+        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend") if name in options}
         return _run(command(*given, **options), Options(**common), surroundings)
 
     return cast("Callable[P, int]", run_it)
@@ -98,13 +104,20 @@ def _run(task: Task, options: Options, surroundings: Surroundings) -> int:
     try:
         run(attrs.evolve(task, work=work), options, surroundings, screen=screen, give=give)
     except (Sms4SatsError, Interrupted, NotFound) as error:
-        return _fail(error, desks[0].order, screen, as_json=options.as_json)
+        return _fail(error, desks[0].order, screen, options)
     except (MissingKey, ValueError) as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_PYTHON_NAME.sub(lambda found: _NAMES[found[0]], str(error))) from None
     return ends.FAULT if unwritten else ends.OK
 
 
+_NAMES = {"api_key": KEY_VARIABLE, "base_url": "--base-url", "order_id": "ORDER", "phone": "PHONE", "message": "MESSAGE"}
+_PYTHON_NAME = re.compile(f"^({'|'.join(_NAMES)})\\b")
+"""What the package calls a thing, at the beginning of an error's words, and what a person at a terminal does."""
+
+
 def _check(task: Task, options: Options) -> None:
+    if options.base_url is not None and not _has_port_or_none(options.base_url):
+        raise click.UsageError("--base-url has a port that there cannot be")
     if options.sandbox and options.base_url is not None:
         raise click.UsageError("--sandbox needs no --base-url")
     if options.as_json and task.follows:
@@ -113,17 +126,36 @@ def _check(task: Task, options: Options) -> None:
         raise click.UsageError("trio is missing: pip install 'sms4sats-async[trio]'")
 
 
-def _fail(error: Exception, order: Order | None, screen: Screen, *, as_json: bool) -> int:
+def _has_port_or_none(url: str) -> bool:
+    try:
+        urlsplit(url).port  # noqa: B018 - it is worked out when it is asked for
+    except ValueError:
+        return False
+    return True
+
+
+def _fail(error: Exception, order: Order | None, screen: Screen, options: Options) -> int:
     """Tell of a failure, and return its exit code."""
-    again = ends.resume(error, order)
+    again = ends.resume(error, order, options.base_url)
     screen.say("error", str(error), "bold red")
-    for label, hint in ends.hints(error):
-        screen.say(label, hint)
+    if again is not None and options.sandbox:
+        again = order = None
+        screen.say("", "the sandbox ends here, and the order with it")
+    for label, hint, is_command in ends.hints(error, order, options.base_url):
+        (screen.token if is_command else screen.say)(label, hint)
     if again is not None:
         screen.token("resume", again)
-    if as_json:
-        print(json.dumps(ends.error_document(error, again)), flush=True)
+    if options.as_json:
+        _write_document(ends.error_document(error, again))
     return ends.exit_code(error)
+
+
+def _write_document(document: dict[str, Any]) -> None:
+    """Write what went wrong to standard output; what was said of it, and the exit code, do not depend on that."""
+    try:
+        print(json.dumps(document), flush=True)
+    except OSError:
+        lose_output()
 
 
 def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | None = None) -> int:
@@ -141,8 +173,8 @@ def main(arguments: Sequence[str] | None = None, surroundings: Surroundings | No
         code = cli.main(given, prog_name="sms4sats", standalone_mode=False, obj=surroundings or Surroundings())
     except click.ClickException as error:
         if "--json" in given:
-            print(json.dumps(ends.error_document(error, None, code=error.exit_code)), flush=True)
-        error.show()
+            _write_document(ends.error_document(error, None, code=error.exit_code))
+        error.show(lasting(sys.stderr))
         return error.exit_code
     except click.Abort:
         Screen().say("error", "interrupted")
@@ -210,7 +242,7 @@ def rentals(service: str) -> Task:
         found = await _ask(desk, lambda: desk.client.get_rental_countries(service))
         rows = [(str(one.id), one.name, one.duration, str(one.price_sats)) for one in found]
         listed = [{"id": one.id, "name": one.name, "duration": one.duration, "price_sats": one.price_sats} for one in found]
-        desk.give(Answer({"service": service, "rentals": listed}, rows, ("id", "name", "duration", "sat"), numbers=(0, 2, 3)))
+        desk.give(Answer({"service": service, "rentals": listed}, rows, ("id", "name", "duration (as told)", "sat"), numbers=(0, 2, 3)))
 
     return Task(work)
 
@@ -227,13 +259,8 @@ def price(country: str, service: str) -> Task:
         what = await _service(desk, service, where)
         found = await _ask(desk, lambda: desk.client.get_price(where.id, what.code))
         prices = {"sats": found.sats, "rent_sats": found.rent_sats, "send_sats": found.send_sats, "s4s_sats": found.s4s_sats}
-        names = (
-            f"a code of {what.name.strip()}, {where.name}",
-            "a rental",
-            "an SMS sent",
-            "a code to a phone of the service's own network",
-        )
-        rows = [(name, "unknown" if sats is None else str(sats)) for name, sats in zip(names, prices.values(), strict=True)]
+        names = (f"a code of {what.name.strip()}, {where.name}", "a rental", "an SMS sent")  # what a command can order
+        rows = [(name, "unknown" if sats is None else str(sats)) for name, sats in zip(names, prices.values(), strict=False)]
         document = {"country": {"id": where.id, "name": where.name}, "service": {"code": what.code, "name": what.name}, **prices}
         desk.give(Answer(document, rows, ("for", "sat"), numbers=(1,)))
 
@@ -365,7 +392,7 @@ def send(phone: str, message: str, *, max_sats: int | None, pay: PayCommand | No
 
 @cli.command(short_help="Tell what is known of an order.")
 @click.argument("order")
-@asks
+@asks_of_an_order
 def status(order: str) -> Task:
     """Tell what the service says of ORDER."""
 
@@ -384,15 +411,15 @@ def _shown(value: object) -> str:
 
 @cli.command(short_help="Watch an order to its end.")
 @click.argument("order")
-@click.option("--kind", type=click.Choice(_KINDS), default=OrderKind.receive.value, help="What the order is for (default: receive).")
+@click.option("--kind", type=click.Choice(_KINDS), help="What the order is for (default: receive, unless its status shows a send order).")
 @click.option("--follow", "follows", is_flag=True, help="Of a rental: go on after the first code, one line for each, until Ctrl-C.")
 @timed(_TIMEOUT)
-@asks
-def watch(order: str, *, kind: str, follows: bool, timeout: float | None) -> Task:
+@asks_of_an_order
+def watch(order: str, *, kind: str | None, follows: bool, timeout: float | None) -> Task:
     """Watch ORDER to its end, and answer as the command that placed it does. Ctrl-C leaves the order alone."""
 
     async def work(desk: Desk) -> None:
-        await follow(desk, order, Waiting(timeout, follow=follows, cancel=False), kind=OrderKind(kind))
+        await follow(desk, order, Waiting(timeout, follow=follows, cancel=False), kind=None if kind is None else OrderKind(kind))
 
     return Task(work, follows=follows)
 
@@ -400,7 +427,7 @@ def watch(order: str, *, kind: str, follows: bool, timeout: float | None) -> Tas
 @cli.command(short_help="Cancel a receive order.")
 @click.argument("order")
 @click.option("--when-allowed", is_flag=True, help="Wait for the moment: the service refuses in an order's first 2 minutes.")
-@asks
+@asks_of_an_order
 def cancel(order: str, *, when_allowed: bool) -> Task:
     """Cancel the receive order ORDER: what was paid for it comes back. The service refuses once a code has come."""
 

@@ -15,6 +15,8 @@ AUTO_SELECT = Country(999, "Auto-Select")
 FULL_RENTAL = Service("full", "all services")
 """A rental for all services (docs, get-rental-countries); no list of services has it."""
 MOST_SUGGESTIONS = 5
+_SHORTEST_PART = 4
+"""Letters of a listed name that is looked for in what was asked."""
 _NEAR = 0.6
 """How alike two names must be, of 1."""
 
@@ -88,7 +90,7 @@ def _the_one(asked: str, found: Sequence[N], all_: Sequence[N], key: Callable[[N
 
 
 def _near(asked: str, all_: Iterable[N], key: Callable[[N], str]) -> list[N]:
-    """What is written like it, and what has it in its name."""
+    """What is written like it, and what has it in its name, or its name in it."""
     plain = _plain(asked)
     known: dict[str, N] = {}
     for one in all_:
@@ -96,7 +98,7 @@ def _near(asked: str, all_: Iterable[N], key: Callable[[N], str]) -> list[N]:
         known.setdefault(_plain(one.name), one)
     known.pop("", None)
     close = difflib.get_close_matches(plain, known, MOST_SUGGESTIONS, _NEAR)
-    having = [name for name in known if len(plain) > 1 and plain in name]
+    having = [name for name in known if (len(plain) > 1 and plain in name) or (len(name) >= _SHORTEST_PART and name in plain)]
     near: list[N] = []
     for name in (*close, *having):
         if all(known[name] is not one for one in near):

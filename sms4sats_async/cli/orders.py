@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from sms4sats_async.cli.ends import Interrupted
+from sms4sats_async.cli.ends import MONEY_BACK, ON_ITS_WAY_BACK, Interrupted, Unpaid
 from sms4sats_async.cli.paying import PayCommand
 from sms4sats_async.cli.screen import Answer, View, sats
 from sms4sats_async.cli.session import Desk, Stopped
@@ -15,7 +15,7 @@ from sms4sats_async.client import Client
 from sms4sats_async.errors import CancelRefused, OrderCancelled, OutcomeUnknown, PaymentFailed
 from sms4sats_async.lifecycle import HOLD_WINDOW, Pace, default_pace
 from sms4sats_async.models import Order, OrderKind, OrderStatus, SmsStatus, mask
-from sms4sats_async.payers import PayingWatcher
+from sms4sats_async.payers import PAYMENT_GRACE, PayingWatcher
 from sms4sats_async.watcher import OrderWatcher
 
 CANCEL_PATIENCE = 10.0
@@ -25,7 +25,7 @@ SANDBOX_PACE = 1.0
 
 _NOTHING_SENT = "nothing was sent"
 _WALLET = "with any Lightning wallet; it shows the payment as pending, because the money is only held until the code comes"
-_MONEY_BACK = "what was paid for it comes back by itself, 21 minutes after the payment"
+_NO_ANSWER = "the service gave no answer to a cancel"
 _PAID = {
     OrderKind.receive: "held until the code comes",
     OrderKind.send: "held until the SMS is sent",
@@ -68,6 +68,8 @@ async def place(desk: Desk, call: Callable[[], Awaitable[Order]], *, prepaid: bo
         if not desk.client.orphaned_orders:
             raise _not_placed(stopped, prepaid=prepaid) from None
         order = desk.client.orphaned_orders[0]  # what comes next is interrupted as well, and sees to it
+    finally:
+        desk.signals.told = int
     desk.order = order
     desk.screen.token("order", order.id)
     return order
@@ -88,20 +90,22 @@ async def follow(desk: Desk, order: Order | str, waiting: Waiting, *, kind: Orde
     Raises:
         OrderError: its end.
         OrderCancelled: interrupted, and the service confirmed the cancel.
+        Unpaid: the command that pays failed.
         Interrupted: and the order goes on.
     """
     window = HOLD_WINDOW / desk.speed if waiting.seconds is None else waiting.seconds
     pace: Pace = default_pace if desk.speed == 1 else lambda _status, _waited: SANDBOX_PACE
     view = View(pace, window)
-    watcher = _watcher(desk.client, order, waiting, kind, {"hold_window": window, "payment_window": window, "poll_interval": view.pace})
+    wallet = None if waiting.pay is None else _Wallet(desk, waiting.pay)
+    watcher = _watcher(desk.client, order, wallet, kind, {"hold_window": window, "payment_window": window, "poll_interval": view.pace})
     desk.order = watcher.order
     _show_invoice(desk, watcher.order, waiting)
-    show = _Showing(desk, view, watcher)
+    show = _Showing(desk, view, watcher, guess=kind is None and isinstance(order, str))
 
     given: list[bool] = []
 
     def answer() -> Answer:
-        return _answer(watcher, bare=isinstance(order, str))
+        return _answer(watcher.status, desk.order or watcher.order, bare=isinstance(order, str))
 
     async def watch() -> None:
         async with watcher:  # leaving it waits for the wallet; the answer is given by then
@@ -111,6 +115,8 @@ async def follow(desk: Desk, order: Order | str, waiting: Waiting, *, kind: Orde
                     more = await show.until_answer() and waiting.follow
                 desk.give(answer())
                 given.append(True)
+            if wallet is not None and wallet.works:
+                desk.screen.say("wallet", f"waiting for {wallet.name} to end, {PAYMENT_GRACE:g} s at the most")
 
     asks = waiting.cancel and watcher.order.kind is OrderKind.receive
     if asks:
@@ -118,55 +124,89 @@ async def follow(desk: Desk, order: Order | str, waiting: Waiting, *, kind: Orde
     try:
         await desk.signals.interruptible(watch)
     except Stopped:
-        await _leave(desk, watcher, answer, asks=asks, given=bool(given) and not waiting.follow)
+        if waiting.follow or not given:  # else it was only the wallet that was waited for
+            await _leave(desk, watcher, answer, asks=asks)
     except PaymentFailed as failed:
-        desk.screen.say("wallet", f"{failed.__cause__}")
-        if asks and (reason := await _cancel(desk, watcher)) is not None:
-            desk.screen.say("open", f"{reason}; {_UNPAID}")
-        raise
+        await _leave(desk, watcher, answer, asks=asks, failure=failed.__cause__)
 
 
-def _watcher(client: Client, order: Order | str, waiting: Waiting, kind: OrderKind | None, options: dict[str, Any]) -> OrderWatcher:
+class _Wallet:
+    """The command that pays, with what a person is to know of it.
+
+    Attributes:
+        name: what it is called.
+        works: has it begun, and not ended?
+        watcher: what watches the order that it pays.
+    """
+
+    def __init__(self, desk: Desk, pay: PayCommand) -> None:
+        self.name = pay.name
+        self.works = False
+        self.watcher: OrderWatcher | None = None
+        self._desk = desk
+        self._pay = pay
+
+    async def __call__(self, invoice: str) -> None:
+        self.works = True
+        try:
+            await self._pay(invoice)
+        finally:
+            self.works = False
+        if self.watcher is not None and not _is_paid(self.watcher.order, self.watcher.status):
+            self._desk.screen.say("wallet", f"{self.name} has ended; the payment is not seen yet")
+            self._desk.screen.token("invoice", invoice)
+
+
+def _watcher(client: Client, order: Order | str, wallet: _Wallet | None, kind: OrderKind | None, options: dict[str, Any]) -> OrderWatcher:
     """Return what watches the order; cancelling it is ours, because a person is to be told what came of it."""
-    if isinstance(order, Order) and order.payreq is not None and waiting.pay is not None:
-        return PayingWatcher(client, order, pay=waiting.pay, cancel_on_exit=False, **options)
+    if isinstance(order, Order) and order.payreq is not None and wallet is not None:
+        wallet.watcher = PayingWatcher(client, order, pay=wallet, cancel_on_exit=False, **options)
+        return wallet.watcher
     return OrderWatcher(client, order, kind=kind, cancel_on_exit=False, **options)
 
 
-async def _leave(desk: Desk, watcher: OrderWatcher, answer: Callable[[], Answer], *, asks: bool, given: bool) -> None:
-    """See to an order that a person leaves; give its code, if that has come all the same.
+async def _leave(
+    desk: Desk, watcher: OrderWatcher, answer: Callable[[], Answer], *, asks: bool, failure: BaseException | None = None
+) -> None:
+    """See to an order that a person leaves, or whose payment failed; give its code, if that has come all the same.
 
     Raises:
         OrderError, Interrupted: how it was left.
     """
-    if given:  # it was only the wallet that was waited for
-        return
-    order, name = watcher.order, f"order {mask(watcher.order.id)}"
+    order = desk.order or watcher.order
+    name = f"order {mask(order.id)}"
     reason: str | None = f"there is no cancel for a {order.kind} order"
     if order.kind is OrderKind.receive:
         reason = await _cancel(desk, watcher) if asks else "the service was not asked to cancel it"
-    if reason is None:
-        was = "what was paid for it is on its way back" if _is_paid(watcher) else "it was not paid"
-        raise OrderCancelled(f"interrupted: {name} is cancelled; {was}", order_id=order.id, status=watcher.status)
     status = watcher.status
+    if reason is None and failure is not None:
+        text = f"the payment failed: {failure}; {name} is cancelled"
+        raise Unpaid(text, order_id=order.id, status=status, cancelled=True) from failure
+    if reason is None:
+        was = ON_ITS_WAY_BACK if _is_paid(order, status) else "it was not paid"
+        raise OrderCancelled(f"interrupted: {name} is cancelled; {was}", order_id=order.id, status=status)
     if order.kind is OrderKind.receive and status is not None:
         if status.code is not None:
             desk.give(answer())
             return
         if status.error is not None:
             await watcher.code()  # it has ended otherwise, and raises just that
-    raise Interrupted(f"interrupted: {name} goes on: {reason}{_state(watcher)}", order=order, reason=reason)
+    goes_on = "may be cancelled, or may go on" if reason == _NO_ANSWER else "goes on"
+    left = f"{name} {goes_on}: {reason}{_state(order, status)}"
+    if failure is not None:
+        raise Unpaid(f"the payment failed: {failure}; {left}", order_id=order.id, status=status, reason=reason) from failure
+    raise Interrupted(f"interrupted: {left}", order=order, reason=reason)
 
 
-def _is_paid(watcher: OrderWatcher) -> bool:
-    return watcher.order.prepaid or (watcher.status is not None and watcher.status.paid)
+def _is_paid(order: Order, status: OrderStatus | None) -> bool:
+    return order.prepaid or (status is not None and status.paid)
 
 
-def _state(watcher: OrderWatcher) -> str:
+def _state(order: Order, status: OrderStatus | None) -> str:
     """What becomes of the money of an order that goes on."""
-    if not _is_paid(watcher):
-        return "" if watcher.order.payreq is None else f"; {_UNPAID}"
-    return f"; {_MONEY_BACK}" if watcher.order.kind is OrderKind.receive else ""
+    if not _is_paid(order, status):
+        return "" if order.payreq is None else f"; {_UNPAID}"
+    return f"; {MONEY_BACK}" if order.kind is OrderKind.receive else ""
 
 
 async def _cancel(desk: Desk, watcher: OrderWatcher) -> str | None:
@@ -176,7 +216,7 @@ async def _cancel(desk: Desk, watcher: OrderWatcher) -> str | None:
     except CancelRefused as refused:
         return f"the service would not cancel it: {refused.reason}"
     except Stopped:
-        return "the service gave no answer to a cancel"
+        return _NO_ANSWER
     return None
 
 
@@ -190,20 +230,26 @@ def _show_invoice(desk: Desk, order: Order, waiting: Waiting) -> None:
     if waiting.pay is not None:
         screen.say("paying", f"with {waiting.pay.name}")
         return
-    screen.qr(order.payreq)
     screen.token("invoice", order.payreq)
     screen.say("pay", _WALLET if order.kind is OrderKind.receive else "with any Lightning wallet")
     if desk.speed != 1:
         screen.say("", "here it is paid by itself: this is the sandbox")
+    screen.qr(order.payreq)
 
 
 class _Showing:
-    """Tells a person each thing that happens to an order, once."""
+    """Tells a person each thing that happens to an order, once.
 
-    def __init__(self, desk: Desk, view: View, watcher: OrderWatcher) -> None:
+    Args:
+        guess: is its kind to be taken from its status?
+    """
+
+    def __init__(self, desk: Desk, view: View, watcher: OrderWatcher, *, guess: bool) -> None:
+        self._desk = desk
         self._screen = desk.screen
         self._view = view
         self._order = watcher.order
+        self._guess = guess
         self._statuses = aiter(watcher)
         self._paid = watcher.order.prepaid
         self._number: str | None = None
@@ -222,6 +268,9 @@ class _Showing:
         return False
 
     def _show(self, status: OrderStatus) -> None:
+        if self._guess and status.sms_status is not None and status.code is None:
+            self._order = self._desk.order = attrs.evolve(self._order, kind=OrderKind.send)
+            self._view.counts = False
         if status.paid and not self._paid:
             self._paid = True
             self._screen.say("paid", _PAID[self._order.kind])
@@ -262,12 +311,10 @@ def status_document(status: OrderStatus) -> dict[str, Any]:
     }
 
 
-def _answer(watcher: OrderWatcher, *, bare: bool) -> Answer:
+def _answer(status: OrderStatus | None, order: Order, *, bare: bool) -> Answer:
     """Return the answer of an order that has come to a good end: its code, how far its SMS has come, or that it is paid."""
-    status = watcher.status
     assert status is not None  # a good end was seen in one  # noqa: S101
-    order = watcher.order.to_dict() | ({"created_at": None} if bare else {})
-    document = {"order": order, **status_document(status)}
+    document = {"order": order.to_dict() | ({"created_at": None} if bare else {}), **status_document(status)}
     if status.code is not None:
         return Answer(document, [[status.code]], label="code", elsewhere="on standard output")
     if status.sms_status is not None:

@@ -11,10 +11,10 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import attrs
 from rich.console import Console
@@ -33,6 +33,8 @@ NARROWEST, WIDEST = 24, 80
 """Columns that a text is given at least, and the live view at the most, however narrow or wide the terminal is."""
 QUIET_ZONE = 2
 """Modules around a QR code. Four are the standard's; two are enough on a screen, and fit where four would not."""
+BELOW = 2
+"""Rows under a QR code, for the live view: what scrolls away cannot be scanned."""
 SPINNER, ECHO = 2, 3
 """Columns of the spinner, and those that stay free for the ``^C`` of the terminal: a line that it breaks could not be taken back."""
 SILENCE = 10.0
@@ -79,11 +81,16 @@ def write_answer(answer: Answer, screen: Screen, *, as_json: bool) -> None:
 
 def keep_answer(answer: Answer, failure: OSError, screen: Screen, *, as_json: bool) -> None:
     """See to it that an answer which cost something is not lost with standard output; a list can be asked for again."""
-    with Path(os.devnull).open("w") as nowhere:  # what is left in the buffer must not fail again when the program ends
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    lose_output()
     if not answer.columns:
         words = json.dumps(answer.document) if as_json else answer.rows[0][0]
         screen.token("answer", f"{words} (standard output: {failure.strerror})")
+
+
+def lose_output() -> None:
+    """Give standard output up, after it has failed."""
+    with suppress(OSError):  # not every stream has a descriptor
+        _to_nowhere(sys.stdout)
 
 
 def write_line(*values: str) -> None:
@@ -104,8 +111,46 @@ def _table(answer: Answer) -> Table:
     return table
 
 
+class _Lasting:
+    """A stream whose failure ends nothing: from the first one on, what is written to it goes nowhere."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        with self._unheard():
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unheard():
+            self._file.flush()
+
+    @contextmanager
+    def _unheard(self) -> Generator[None]:
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):  # not every stream has a descriptor
+                _to_nowhere(self._file)
+
+
+def lasting(file: IO[str]) -> IO[str]:
+    """Return the stream, made so that no failure of it is heard of: nobody's order may depend on who reads what is said about it."""
+    return cast("IO[str]", _Lasting(file))
+
+
+def _to_nowhere(file: IO[str]) -> None:
+    """Let a stream's descriptor lead nowhere: what is left in its buffer must not fail again when the program ends."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), file.fileno())
+
+
 class Screen:
-    """Standard error: a live view for a terminal, plain lines for everything else.
+    """Standard error: a live view for a terminal, plain lines for everything else. Where it breaks, the work goes on without it.
 
     Args:
         console: where to draw; ``None`` for standard error.
@@ -113,6 +158,7 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = Console(stderr=True, highlight=False, emoji=False, markup=False) if console is None else console
+        self._console.file = lasting(self._console.file)
 
     @property
     def is_terminal(self) -> bool:
@@ -143,17 +189,20 @@ class Screen:
             self.token("", number)
 
     def qr(self, payreq: str) -> None:
-        """Show an invoice as a QR code, where there is a terminal wide enough and able to show one."""
+        """Show an invoice as a QR code, where there is a terminal large enough and able: white on black, whatever its colours."""
         if not self.is_terminal or not self._console.encoding.startswith("utf"):
             return
         import segno  # noqa: PLC0415 - for this only
 
         code = segno.make_qr(payreq.upper(), error="l", boost_error=False)  # capitals, as BOLT 11 advises: the code is smaller
-        if code.symbol_size(border=QUIET_ZONE)[0] > self._console.width:
+        columns = code.symbol_size(border=QUIET_ZONE)[0]
+        rows = -(-columns // 2) + BELOW
+        if columns > self._console.width or rows > self._console.height:
+            self.say("qr", f"this terminal is too small for a QR code: {rows} rows and {columns} columns are needed")
             return
         drawn = StringIO()
         code.terminal(drawn, border=QUIET_ZONE, compact=True)
-        self._line(Text(drawn.getvalue().rstrip("\n")))
+        self._line(Text(drawn.getvalue().rstrip("\n"), "bright_white on black"))
 
     def announce(self, answer: Answer, *, here: bool) -> None:
         """Say that the answer comes: before it, on the terminal that shows it as well, else in place of it."""

@@ -1,4 +1,4 @@
-"""Run a command's work in an event loop, so that Ctrl-C and SIGTERM come in at one place, at any moment, and nothing is forgotten."""
+"""Run a command's work in an event loop, so that Ctrl-C and its like come in at one place, at any moment, and nothing is forgotten."""
 
 from __future__ import annotations  # anyio loads its parts when they are named: not at our import
 
@@ -6,8 +6,8 @@ import logging
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -44,7 +44,7 @@ class Stopped(Exception):
 
 
 class Signals:
-    """Ctrl-C and SIGTERM.
+    """Ctrl-C, SIGTERM and SIGHUP.
 
     Attributes:
         count: how many have come.
@@ -105,8 +105,18 @@ class Options:
     backend: str = "asyncio"
 
 
-def _signals() -> AbstractContextManager[AsyncIterator[signal.Signals]]:
-    return anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
+@contextmanager
+def _signals() -> Generator[AsyncIterator[signal.Signals]]:
+    """Take in what asks this process to end, while the block lasts; after it all that is left is to say what came of it, in peace."""
+    taken = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
+        taken.append(signal.SIGHUP)
+    try:
+        with anyio.open_signal_receiver(*taken) as received:
+            yield received
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_IGN)
 
 
 @attrs.frozen
@@ -133,7 +143,7 @@ class Desk:
     Attributes:
         client: the service.
         screen: what is shown beside the answer.
-        signals: Ctrl-C and SIGTERM.
+        signals: Ctrl-C, SIGTERM and SIGHUP.
         give: writes an answer to standard output, at once.
         speed: how much faster than the real service this one is.
         order: the order that the command is about; ``None`` until there is one.
@@ -160,7 +170,7 @@ def _client(options: Options, surroundings: Surroundings, *, keyed: bool) -> tup
     key = os.environ.get(KEY_VARIABLE) if keyed else None
     if keyed and not key:
         raise MissingKey(f"{KEY_VARIABLE} is not set: the API key comes from the environment, and from nowhere else")
-    return Client(api_key=key, base_url=options.base_url or BASE_URL, transport=surroundings.transport), 1.0
+    return Client(api_key=key, base_url=BASE_URL if options.base_url is None else options.base_url, transport=surroundings.transport), 1.0
 
 
 @attrs.frozen

@@ -58,6 +58,7 @@ def draw(file: Path) -> None:
     console = Console(
         record=True,
         width=COLUMNS,
+        height=50,
         file=io.StringIO(),
         force_terminal=True,
         highlight=False,

@@ -47,6 +47,31 @@ class Paper(StringIO):
         return True
 
 
+class Torn(Paper):
+    """A standard stream that breaks after so many lines: its reader has gone, or its disk is full.
+
+    Attributes:
+        failed: how often it was written to in vain.
+    """
+
+    def __init__(self, lines: int, error: OSError, *, terminal: bool) -> None:
+        super().__init__()
+        self._left = lines
+        self._error = error
+        self._terminal = terminal
+        self.failed = 0
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        if self._left <= 0:
+            self.failed += 1
+            raise self._error
+        self._left -= text.count("\n")
+        return super().write(text)
+
+
 @dataclass(frozen=True)
 class Done:
     """How a run ended, and what it wrote: without what steers a terminal, and as it was."""
@@ -62,12 +87,22 @@ class Done:
         return json.loads(self.out)
 
 
-def run(*arguments: str, transport: httpx.AsyncBaseTransport | None = None, backend: str = "asyncio", columns: int | None = None) -> Done:
-    """Run the command line in this process, in virtual time; ``columns`` makes both streams a terminal of that width.
+def run(
+    *arguments: str,
+    transport: httpx.AsyncBaseTransport | None = None,
+    backend: str = "asyncio",
+    columns: int | None = None,
+    rows: int = 50,
+    err: StringIO | None = None,
+) -> Done:
+    """Run the command line in this process, in virtual time; ``columns`` makes both streams a terminal of that width and ``rows``.
+
+    ``err`` takes the place of standard error.
 
     It gets a thread of its own, because a loop that has cancelled a task makes coverage's tracer for Python 3.11 lose the frames below.
     """
-    out, err = (StringIO(), StringIO()) if columns is None else (Paper(), Paper())
+    out = StringIO() if columns is None else Paper()
+    err = (StringIO() if columns is None else Paper()) if err is None else err
     keyboard = transport.keyboard if isinstance(transport, Struck) else Keyboard()
     options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
     if backend == "trio":
@@ -78,7 +113,7 @@ def run(*arguments: str, transport: httpx.AsyncBaseTransport | None = None, back
     def screen() -> Screen:
         if columns is None:
             return Screen()
-        return Screen(Console(file=err, force_terminal=True, width=columns, color_system=None, _environ={"TERM": "xterm"}))
+        return Screen(Console(file=err, force_terminal=True, width=columns, height=rows, color_system=None, _environ={"TERM": "xterm"}))
 
     surroundings = Surroundings(transport, options, screen, keyboard.receiver)
     environ = patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": str(columns or 80)})
@@ -183,10 +218,10 @@ def until(process: subprocess.Popen[str], words: str) -> str:
     return told + line
 
 
-def in_terminal(columns: int, *arguments: str, **more: str) -> Done:
+def in_terminal(columns: int, rows: int, *arguments: str, **more: str) -> Done:
     """Run the installed program in a terminal of its own, and return all that it wrote there."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     try:
         process = subprocess.Popen(
             [PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**{"TERM": "xterm-256color", **more})

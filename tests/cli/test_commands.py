@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from sms4sats_async.cli.ends import Interrupted
 from sms4sats_async.cli.finding import NotFound
 from sms4sats_async.cli.screen import Screen
 from sms4sats_async.cli.session import Surroundings
-from sms4sats_async.errors import OrderError, RateLimited, Sms4SatsError
+from sms4sats_async.errors import OrderError, OutcomeUnknown, RateLimited, Sms4SatsError
 from sms4sats_async.models import Order
 from sms4sats_async.sandbox import Sandbox, Timeline
 from tests.cli.picture import PICTURE
@@ -161,6 +163,26 @@ def test_the_sandbox_needs_no_key_no_network_and_no_patience(monkeypatch: pytest
     assert "this is the sandbox" in run("receive", "187", "tg", "--sandbox").err
 
 
+def test_the_advice_to_resume_is_the_order_where_it_is() -> None:
+    url = "http://127.0.0.1:8000"
+    sandbox = service(None)
+    done = run("receive", "187", "tg", "--base-url", url, "--json", transport=Struck(sandbox, "/orderstatus", 3))
+    advice = done.document["error"]["resume"]
+    assert advice == f"sms4sats watch --base-url {url} {next(iter(sandbox.orders))}"
+    assert f"resume    {advice}\n" in done.err
+
+
+def test_an_order_of_a_sandbox_in_memory_cannot_be_gone_on_with() -> None:
+    done = run("receive", "187", "tg", "--sandbox", "--timeout", "1", "--json")
+    assert (done.code, done.document["error"]["resume"]) == (12, None)
+    assert "resume" not in done.err
+    assert done.err.endswith("the sandbox ends here, and the order with it\n")
+    for command in ("watch", "status", "cancel"):
+        refused = run(command, "ab" * 32, "--sandbox")
+        assert refused.code == 2
+        assert re.search("No such option:? '?--sandbox", refused.err)
+
+
 def test_a_window_that_ends_cancels_and_tells_what_is_left() -> None:
     sandbox = service(Timeline(paid_after=1))
     done = run("receive", "187", "tg", "--timeout", "300", "--json", transport=sandbox.transport())
@@ -169,6 +191,18 @@ def test_a_window_that_ends_cancels_and_tells_what_is_left() -> None:
     assert paths(sandbox)[-1] == "/cancelorder"
     early = run("receive", "187", "tg", "--timeout", "5", transport=service(Timeline(paid_after=1)).transport())
     assert re.search("^resume    sms4sats watch [0-9a-f]{64}$", early.err, re.MULTILINE)
+    assert "money     what was paid for it is on its way back\n" in done.err
+    assert "money     what was paid for it comes back by itself, 21 minutes after the payment, unless a code comes\n" in early.err
+    assert re.search("^cancel    sms4sats cancel --when-allowed [0-9a-f]{64}$", early.err, re.MULTILINE)
+
+
+def test_what_is_said_of_the_money_is_true_of_the_order() -> None:
+    unpaid = run("receive", "187", "tg", "--timeout", "5", transport=service(None).transport())
+    assert unpaid.code == 12
+    assert not re.search("^money ", unpaid.err, re.MULTILINE)
+    unsent = run("send", "+12025550143", "hello", "--timeout", "5", transport=service(Timeline(paid_after=1)).transport())
+    assert unsent.code == 12
+    assert not re.search("^(money|cancel) ", unsent.err, re.MULTILINE)
 
 
 def test_a_rental_goes_on_with_each_new_code() -> None:
@@ -187,6 +221,25 @@ def test_watch_answers_as_the_command_that_placed_it(kind: str) -> None:
     assert done.code == 0
     assert (done.document["code"], done.document["sms_status"]) == ((None, "sent") if kind == "send" else ("004217", None))
     assert done.document["order"]["created_at"] is None
+
+
+def test_watch_takes_the_kind_of_a_send_order_from_its_status() -> None:
+    sandbox, order_id = placed(TYPICAL, phone="+12025550143", message="hello")
+    done = run("watch", order_id, "--json", transport=sandbox.transport())
+    assert (done.code, done.document["sms_status"], done.document["order"]["kind"]) == (0, "sent", "send")
+    sandbox, order_id = placed(Timeline(paid_after=1), phone="+12025550143", message="hello")
+    done = run("watch", order_id, "--timeout", "60", transport=sandbox.transport())
+    assert (done.code, paths(sandbox)) == (12, ["/createsendorder"])
+    left = run("watch", order_id, transport=Struck(sandbox, "/orderstatus", 3, after=True))
+    assert (left.code, paths(sandbox)) == (130, ["/createsendorder"])
+    assert f"resume    sms4sats watch --kind send {order_id}\n" in left.err
+
+
+def test_what_is_said_after_a_signal_is_true_at_that_moment() -> None:
+    sandbox = service(Timeline(paid_after=1, code_after=60, code="1111"))
+    done = run("rent", "187", "--prepaid", "--follow", transport=Struck(sandbox, "/orderstatus", 80))
+    assert (done.code, done.out) == (130, "1111\n")
+    assert "stopping" not in done.err
 
 
 def test_status_tells_what_is_known() -> None:
@@ -213,6 +266,11 @@ def test_an_unknown_price_and_an_unknown_count_are_said_to_be_so() -> None:
     done = run("price", "187", "tg", transport=Answers(service(), price={"receive": "1500-2000"}))
     assert "Telegram, USA\tunknown\n" in done.out
     assert run("services", "187", transport=Answers(service(), getnumbersstatus=[{"value": "tg"}])).out == "tg\ttg\t\n"
+
+
+def test_people_are_told_the_prices_of_what_a_command_can_order() -> None:
+    done = run("price", "187", "tg", transport=service().transport())
+    assert [line.partition("\t")[0] for line in done.out.splitlines()] == ["a code of Telegram, USA", "a rental", "an SMS sent"]
 
 
 def test_an_sms_in_a_state_of_its_own_is_told() -> None:
@@ -287,7 +345,8 @@ def test_ctrl_c_asks_to_cancel_and_tells_the_refusal(at: int, state: str, backen
     assert paths(sandbox)[-1] == "/cancelorder"
     assert "the service would not cancel it: order can be canceled after 2 minutes" in done.err
     assert state in done.err
-    assert f"resume    sms4sats watch {next(iter(sandbox.orders))}\n" in done.err
+    order_id = next(iter(sandbox.orders))
+    assert done.err.endswith(f"cancel    sms4sats cancel --when-allowed {order_id}\nresume    sms4sats watch {order_id}\n")
 
 
 @backends
@@ -339,7 +398,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_answer() -> None:
 
     done = run("receive", "187", "tg", transport=Twice(sandbox, "/orderstatus", 3))
     assert done.code == 130
-    assert "goes on: the service gave no answer to a cancel" in done.err
+    assert "may be cancelled, or may go on: the service gave no answer to a cancel; it is not paid" in done.err
     assert "/cancelorder" not in paths(sandbox)
 
 
@@ -381,7 +440,7 @@ def test_an_sms_that_is_left_is_not_cancelled() -> None:
     done = run("send", "+12025550143", "hello", transport=Struck(sandbox, "/orderstatus", 2))
     assert (done.code, paths(sandbox)) == (130, ["/createsendorder"])
     assert "there is no cancel for a send order; it is not paid" in done.err
-    assert "--kind send\n" in done.err
+    assert "resume    sms4sats watch --kind send " in done.err
     assert "stopping" not in done.err
 
 
@@ -391,6 +450,24 @@ def test_leaving_watch_leaves_the_order_alone(backend: str) -> None:
     done = run("watch", order_id, transport=Struck(sandbox, "/orderstatus", 70), backend=backend)
     assert (done.code, paths(sandbox)) == (130, ["/createorder"])
     assert "goes on: the service was not asked to cancel it" in done.err
+
+
+@backends
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_window_that_is_closed_interrupts_unless_that_is_ignored(ignored: bool, backend: str) -> None:
+    async def taken() -> dict[signal.Signals, bool]:
+        with Surroundings().signals():
+            return {one: signal.getsignal(one) not in (signal.SIG_DFL, signal.SIG_IGN) for one in asking}
+
+    asking = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {one: signal.getsignal(one) for one in asking}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        assert anyio.run(taken, backend=backend) == {signal.SIGINT: True, signal.SIGTERM: True, signal.SIGHUP: not ignored}
+        assert {signal.getsignal(one) for one in asking} == {signal.SIG_IGN}  # until the ending is written
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def test_ctrl_c_where_there_is_no_loop_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -416,10 +493,12 @@ def test_ctrl_c_where_there_is_no_loop_is_told(capsys: pytest.CaptureFixture[str
         (["receive", "187", "tg", "--timeout", "0"], "--timeout"),
         (["receive", "187", "tg", "--timeout", "nan"], "must be a number"),
         (["rent", "187", "--follow", "--json"], "--follow has many answers"),
-        (["send", "0202555", "hello"], "phone must be in E.164"),
+        (["send", "0202555", "hello"], "PHONE must be in E.164"),
         (["send", "+12025550143", "x" * 141], "140 is the most"),
-        (["status", ""], "order_id must not be empty"),
-        (["countries", "--base-url", "http://example.org"], "base_url"),
+        (["status", ""], "ORDER must not be empty"),
+        (["countries", "--base-url", "http://example.org"], "--base-url in plain http"),
+        (["countries", "--base-url", ""], "--base-url "),
+        (["countries", "--base-url", "http://127.0.0.1:99999"], "--base-url has a port that there cannot be"),
         (["receive", "187"], "Missing argument"),
         (["nonsense"], "No such command"),
     ],
@@ -447,6 +526,11 @@ def test_a_key_that_is_missing_is_told_before_anything_is_asked(command: str, mo
     done = run(command, *COMMANDS[command], *more, transport=sandbox.transport())
     assert (done.code, sandbox.calls) == (2, [])
     assert "SMS4SATS_API_KEY is not set" in done.err
+
+
+def test_the_extra_brings_all_that_a_command_needs() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(extras["sandbox"]) <= set(extras["cli"])
 
 
 def test_no_option_takes_a_key() -> None:
@@ -511,8 +595,14 @@ def test_an_end_that_leaves_the_order_open_tells_how_to_go_on() -> None:
     order = Order("ab" * 8)
     assert ends.resume(Interrupted("", order=order), order) == f"sms4sats watch {order.id}"
     assert ends.resume(Interrupted(""), None) is None
+    assert ends.resume(Interrupted(""), Order("-x y'z"), "http://[::1]:8000") == (
+        """sms4sats watch --base-url 'http://[::1]:8000' -- '-x y'"'"'z'"""
+    )
+    assert list(ends.hints(OutcomeUnknown(""), None, "http://127.0.0.1:8")) == [
+        ("look", "sms4sats balance --base-url http://127.0.0.1:8: was it charged?", True)
+    ]
     assert ends.resume(OrderError(""), order) is None
-    assert list(ends.hints(RateLimited("", retry_after=7))) == [("again", "in 7 s")]
+    assert list(ends.hints(RateLimited("", retry_after=7))) == [("again", "in 7 s", False)]
     assert list(ends.hints(RateLimited(""))) == []
 
 

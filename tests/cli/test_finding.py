@@ -92,6 +92,12 @@ def test_a_country_that_is_not_there_has_its_near_misses(asked: str, suggestions
     assert ("sms4sats countries" in str(caught.value)) is not bool(suggestions)
 
 
+def test_a_listed_name_within_what_was_asked_is_a_near_miss() -> None:
+    with pytest.raises(NotFound) as caught:
+        find_country("Czech Republic", [Country(63, "Czech"), Country(9, "Mali")])
+    assert caught.value.suggestions == ["Czech (63)"]
+
+
 def test_what_is_meant_by_none_or_by_two_is_bought_from_neither() -> None:
     with pytest.raises(NotFound, match=r"there is more than one service 'mail'; did you mean Mail \(ab\) or mail \(cd\)\?"):
         find_service("mail", SERVICES, "187")

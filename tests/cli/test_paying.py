@@ -1,6 +1,7 @@
 """Paying with a command: real processes, so in real time."""
 
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -67,3 +68,34 @@ async def test_a_command_that_is_given_up_has_ended(stubborn: bool, tmp_path: Pa
         tasks.cancel_scope.cancel()
     with pytest.raises(ProcessLookupError):
         os.kill(int(paper.read_text()), 0)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_command_that_is_given_up_takes_with_it_whom_it_has_let_pay(stubborn: bool, tmp_path: Path) -> None:
+    wallet = tmp_path / "wallet"
+    os.mkfifo(wallet)
+    heard = os.open(wallet, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        ignore = "trap '' TERM; " if stubborn else ""
+        script = tmp_path / "script"
+        script.write_text(f"({ignore}echo begun; sleep 30; echo paid) >{wallet} & wait")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(PayCommand(f"sh {script}"), INVOICE)
+            with anyio.fail_after(30):
+                while not select.select([heard], [], [], 0)[0] or not os.read(heard, 99):  # noqa: ASYNC110 - likewise
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
+        select.select([heard], [], [], 5)
+        assert os.read(heard, 99) == b""  # nobody is left who could write
+    finally:
+        os.close(heard)
+
+
+async def test_a_command_has_ended_when_it_has_whatever_it_leaves_behind() -> None:
+    with anyio.fail_after(8), pytest.raises(CommandFailed, match=r"sh ended with 4: said$"):
+        await PayCommand("sh -c 'echo said; sleep 9 & exit 4'")(INVOICE)
+
+
+async def test_a_command_that_prints_a_lot_tells_its_last_line() -> None:
+    with pytest.raises(CommandFailed, match=r"ended with 1: no route$"):
+        await python(r"import sys; print('x' * 99999); sys.exit('no route')")(INVOICE)

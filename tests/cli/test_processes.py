@@ -69,7 +69,7 @@ def _runs(service: Service) -> dict[str, Callable[[], Done]]:
     return {
         "13 unresolved": ran(*receive, at("unresolved", faults=SILENT), "--timeout", "1"),
         "0 code": ran(*receive, at("code", sandbox())),
-        "0 trio": ran(*receive, at("trio", sandbox()), "--backend", BACKENDS[-1], "--json"),
+        "0 trio": ran(*receive, at("trio", sandbox()), "--backend", BACKENDS[-1], "--json", "--pay-with", "sh -c 'sleep 5'"),
         "0 prepaid": ran(*receive, at("prepaid", sandbox()), "--prepaid"),
         "0 rent": ran("rent", "Newzealand", "--base-url", at("rent", sandbox())),
         "0 send": ran("send", "+12025550143", "see you at eight", "--base-url", at("send", sandbox())),
@@ -89,15 +89,16 @@ def _runs(service: Service) -> dict[str, Callable[[], Done]]:
         "7 unknown": ran(*receive, at("lost", faults={"/createorder": None}), "--prepaid"),
         "8 nonsense": ran("price", "187", "tg", "--base-url", at("odd", faults={"/price": (200, {}, b"[]")})),
         "11 failed": ran(*receive, at("failed", sandbox(Timeline(paid_after=20, no_number_after=20)))),
-        "12 expired": ran(*receive, at("expired"), "--timeout", "1"),
+        "12 expired": ran(*receive, at("expired"), "--timeout", "1", "--pay-with", "true"),
         "14 cancelled": lambda: interrupted("pay", *receive, at("cancelled", Sandbox(speed=300)), after=0.6),
         "15 refused": lambda: _refused(base),
         "16 not sent": ran("send", "+12025550143", "hello", "--base-url", at("unsent", sandbox(Timeline(paid_after=20, failed_after=20)))),
         "17 too dear": ran(*receive, at("dear"), "--max-sats", "1000"),
         "18 no payment": ran(*receive, at("unpaid"), "--pay-with", "sh -c 'echo no route; exit 7' {}"),
+        "18 and cancelled": ran(*receive, at("returned", Sandbox(speed=300)), "--pay-with", "sh -c 'echo no route; exit 7'", "--json"),
         "0 paid with": ran(*receive, at("paid-with", sandbox()), "--pay-with", "sh -c 'sleep 60'"),
         "18 no payment for an SMS": ran("send", "+12025550143", "hello", "--base-url", at("unpaid-sms"), "--pay-with", "false"),
-        "0 wallet left alone": lambda: interrupted("code", *receive, at("alone", sandbox()), "--pay-with", "sh -c 'sleep 60'"),
+        "0 wallet left alone": lambda: interrupted("wallet", *receive, at("alone", sandbox()), "--pay-with", "sh -c 'sleep 60'"),
         "130 open": lambda: interrupted("pay", *receive, at("open"), "--json"),
         "130 sigterm": lambda: interrupted("pay", *receive, at("terminated"), by=signal.SIGTERM),
         "130 rental": lambda: interrupted("pay", "rent", "187", "--base-url", at("rental")),
@@ -116,9 +117,9 @@ def _refused(base: str) -> Done:
 def _watched(base: str) -> Done:
     """Order, leave at once, resume as advised, and leave again."""
     left = interrupted("pay", "receive", "187", "tg", "--base-url", base)
-    resume = re.search("^resume +sms4sats (watch [0-9a-f]{64})$", left.err, re.MULTILINE)
+    resume = re.search(f"^resume +sms4sats (watch --base-url {base} [0-9a-f]{{64}})$", left.err, re.MULTILINE)
     assert resume is not None
-    process = start(*resume[1].split(), "--base-url", base)
+    process = start(*resume[1].split())
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(2.5)
     process.send_signal(signal.SIGINT)
@@ -178,7 +179,7 @@ def _json_tells_of_the_answer_and_of_a_failure(ended: dict[str, Done], service: 
     assert (said_no["type"], said_no["reason"], said_no["status_code"]) == ("APIError", "order not found", 500)
     assert ended["5 too many"].document["error"]["retry_after"] == 0
     left = ended["130 open"].document["error"]
-    assert left["resume"] == f"sms4sats watch {left['order_id']}"
+    assert left["resume"] == f"sms4sats watch --base-url {service.url}/open {left['order_id']}"
 
 
 def _ctrl_c_asks_the_service_to_cancel_and_tells_what_came_of_it(ended: dict[str, Done], service: Service) -> None:
@@ -188,10 +189,10 @@ def _ctrl_c_asks_the_service_to_cancel_and_tells_what_came_of_it(ended: dict[str
     for name, end in (("open", "130 open"), ("terminated", "130 sigterm")):
         assert service.calls(name)[-2:] == ["/createorder", "/cancelorder"]
         order_id = next(iter(service.sandboxes[name].orders))
-        assert f"resume    sms4sats watch {order_id}\n" in ended[end].err
+        assert f"resume    sms4sats watch --base-url {service.url}/{name} {order_id}\n" in ended[end].err
     assert service.calls("rental")[-1] == "/createorder"
     assert "there is no cancel for a rental" in ended["130 rental"].err
-    assert "--kind rental\n" in ended["130 rental"].err
+    assert "resume    sms4sats watch --kind rental --base-url" in ended["130 rental"].err
 
 
 def _watching_leaves_the_order_alone(ended: dict[str, Done], service: Service) -> None:
@@ -202,9 +203,19 @@ def _watching_leaves_the_order_alone(ended: dict[str, Done], service: Service) -
 
 
 def _what_the_command_that_pays_says_is_told(ended: dict[str, Done], service: Service) -> None:
-    assert "wallet    sh ended with 7: no route\n" in ended["18 no payment"].err
-    assert "/cancelorder" in service.calls("unpaid")
+    failed = ended["18 no payment"].err
+    assert re.search(
+        "^error +the payment failed: sh ended with 7: no route; order .* goes on: .* 2 minutes; it is not paid", failed, re.MULTILINE
+    )
+    assert re.search("^resume +sms4sats watch ", failed, re.MULTILINE)
+    assert service.calls("unpaid")[-1] == service.calls("returned")[-1] == "/cancelorder"
+    returned = ended["18 and cancelled"].document["error"]
+    assert (returned["type"], returned["cancelled"], returned["resume"]) == ("PaymentFailed", True, None)
+    assert re.match("the payment failed: sh ended with 7: no route; order .* is cancelled$", returned["message"])
     assert service.calls("unpaid-sms") == ["/createsendorder"]
+    assert re.search("^wallet    true has ended; the payment is not seen yet\ninvoice   lnbc", ended["12 expired"].err, re.MULTILINE)
+    for name in ("0 paid with", "0 wallet left alone"):
+        assert "wallet    waiting for sh to end, 10 s at the most\n" in ended[name].err, name
 
 
 def _the_key_goes_only_with_calls_that_need_it(ended: dict[str, Done], service: Service) -> None:
@@ -234,12 +245,12 @@ def test_a_terminal_as_a_person_sees_it() -> None:
     receive = ("receive", "187", "tg", "--sandbox")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         runs = {
-            "80": pool.submit(in_terminal, 80, *receive),
-            "40": pool.submit(in_terminal, 40, *receive),
-            "no colour": pool.submit(in_terminal, 80, *receive, NO_COLOR="1"),
-            "dumb": pool.submit(in_terminal, 80, *receive, TERM="dumb"),
-            "failure": pool.submit(in_terminal, 80, "status", ORDER, "--sandbox"),
-            "list": pool.submit(in_terminal, 40, "services", "187", "--sandbox"),
+            "80": pool.submit(in_terminal, 80, 40, *receive),
+            "40": pool.submit(in_terminal, 40, 40, *receive),
+            "no colour": pool.submit(in_terminal, 80, 40, *receive, NO_COLOR="1"),
+            "dumb": pool.submit(in_terminal, 80, 40, *receive, TERM="dumb"),
+            "failure": pool.submit(in_terminal, 80, 40, "countries", "--base-url", "http://127.0.0.1:1"),
+            "list": pool.submit(in_terminal, 40, 40, "services", "187", "--sandbox"),
         }
         seen = {name: one.result() for name, one in runs.items()}
     for look in SEEN:
@@ -287,8 +298,8 @@ def _no_color_leaves_no_colour(seen: dict[str, Done]) -> None:
 
 
 def _a_failure_is_a_line(seen: dict[str, Done]) -> None:
-    assert seen["failure"].code == 3
-    assert "error     GET /orderstatus" in plain(seen["failure"].out)
+    assert seen["failure"].code == 6
+    assert "error     GET /getCountries" in plain(seen["failure"].out)
 
 
 SEEN = [
@@ -322,6 +333,43 @@ def test_an_answer_is_not_lost_with_standard_output() -> None:
     assert (closed.code, closed.err) == (1, "standard output is closed\n")
     mute = shell('"$PROGRAM" balance --sandbox 2>&-')
     assert (mute.code, mute.out) == (0, "100000\n")
+
+
+def test_a_code_is_not_lost_with_standard_error() -> None:
+    lines = [f'"$PROGRAM" receive 187 tg --sandbox 2> {place}' for place in (">(head -n 2 >/dev/null)", "/dev/full")]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in pool.map(shell, lines):
+            assert done.code == 0
+            assert re.fullmatch("[0-9]{6}\n", done.out)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_window_that_is_closed_cancels_the_order_unless_nohup_says_otherwise(ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)  # a process begins with what is ignored here
+    try:
+        with serving() as service:
+            process = start("receive", "187", "tg", "--base-url", service.at("left", Sandbox(speed=300)))
+            told = until(process, "pay")
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.6)
+            process.send_signal(signal.SIGHUP)
+            if ignored:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.6)
+                assert "/cancelorder" not in service.calls("left")
+                process.send_signal(signal.SIGTERM)
+            done = finish(process, told)
+            assert (done.code, service.calls("left")[-1]) == (14, "/cancelorder")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("countries --base-url http://127.0.0.1:1", 6), ("recieve", 2)])
+def test_a_failure_keeps_its_exit_code_though_its_document_cannot_be_written(arguments: str, code: int) -> None:
+    done = shell(f'"$PROGRAM" {arguments} --json >/dev/full')
+    assert done.code == code
+    assert "Traceback" not in done.err
+    assert "Error: " in done.err or "error     GET /getCountries" in done.err
 
 
 def test_a_list_that_is_cut_off_is_no_mishap() -> None:

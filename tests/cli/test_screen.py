@@ -1,8 +1,9 @@
 """What a person sees, at any width, whatever the service says."""
 
+import errno
 import io
 import re
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 from sms4sats_async.cli.screen import Screen, View, readable, sats
 from sms4sats_async.models import OrderStatus
 from sms4sats_async.sandbox import Sandbox, Timeline
-from tests.cli.running import KEY, run
+from tests.cli.running import KEY, Torn, run
 
 HOSTILE = "evil\x1b]0;owned\x07\x1b[2J[red]x[/red] \u202ename\r\n99999999 free"
 CODE = Timeline(paid_after=30, number_after=8, code_after=45, code="004217")
@@ -35,14 +36,57 @@ def test_a_terminal_of_any_width_shows_the_whole_of_it(columns: int) -> None:
     for words in ("country   USA (187)", "lnbc15u1", "paid      held until", "+1 202-555-", "+1202555"):
         assert words in done.err
     assert ("▀▄" in done.err) is (columns == 80)
+    assert ("qr        this terminal is too" in done.err) is (columns != 80)
     assert done.err.endswith("code      ")
+
+
+@pytest.mark.parametrize("columns", [None, 80])
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_order_goes_on_though_nobody_can_be_told_of_it(error: OSError, columns: int | None) -> None:
+    whole = len(run("receive", "187", "tg", transport=Sandbox(timeline=CODE).transport()).err.splitlines())
+    assert whole == 9
+    for lines in range(whole):
+        sandbox = Sandbox(timeline=CODE)
+        err = Torn(lines, error, terminal=columns is not None)
+        done = run("receive", "187", "tg", transport=sandbox.transport(), columns=columns, err=err)
+        assert (done.code, done.out) == (0, "004217\n"), lines
+        assert err.failed
+        assert not [call for call in sandbox.calls if call.path == "/cancelorder"]
+
+
+def test_a_failure_ends_as_it_would_though_nobody_can_be_told_of_it() -> None:
+    for arguments, code in ((["status", "ab" * 32], 3), (["nonsense"], 2)):
+        err = Torn(0, BrokenPipeError(), terminal=False)
+        assert run(*arguments, transport=Sandbox().transport(), err=err).code == code
+        assert err.failed
+
+
+def test_a_qr_code_is_shown_whole_and_last_or_it_is_told_what_it_needs() -> None:
+    told = run("receive", "187", "tg", transport=Sandbox(timeline=CODE).transport(), columns=80, rows=24).err
+    assert "▀▄" not in told
+    needed = re.search(": ([0-9]+) rows and ([0-9]+) columns are needed", re.sub("\n +", " ", told))
+    assert needed is not None
+    rows, columns = map(int, needed.groups())
+    for width, height, fits in ((columns, rows, True), (columns - 1, rows, False), (columns, rows - 1, False)):
+        shown = run("receive", "187", "tg", transport=Sandbox(timeline=CODE).transport(), columns=width, rows=height).err
+        assert ("▀▄" in shown) is fits
+    before, _, after = run("receive", "187", "tg", transport=Sandbox(timeline=CODE).transport(), columns=80).err.partition("█▀▀▀▀▀█")
+    assert "pay       with any" in before
+    assert "pay       " not in after
+
+
+def test_a_qr_code_is_white_on_black_whatever_the_colours_of_the_terminal() -> None:
+    shown = console(90, height=60)
+    coloured = Console(file=shown.file, force_terminal=True, width=90, height=60, color_system="standard")
+    Screen(coloured).qr("lnbc1" + "q" * 60)
+    lines = cast("io.StringIO", shown.file).getvalue().splitlines()
+    assert all(line.startswith("\x1b[97;40m") and line.endswith("\x1b[0m") for line in lines)
 
 
 def test_a_terminal_that_is_too_narrow_for_both_ways_to_write_a_number_has_two_lines() -> None:
     shown = Screen(console(36))
     shown.number("+491512746224")
-    assert isinstance(shown._console.file, io.StringIO)
-    assert shown._console.file.getvalue() == "number    +49 1512746224\n          +491512746224\n"
+    assert cast("io.StringIO", shown._console.file).getvalue() == "number    +49 1512746224\n          +491512746224\n"
 
 
 @pytest.mark.parametrize("columns", [None, 80, 40])
