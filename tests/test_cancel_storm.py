@@ -13,15 +13,17 @@ from sms4sats_async import Client
 pytestmark = pytest.mark.real_time
 
 
+async def reaches_the_server(seed: int) -> bool:
+    """Survive a storm; were some of its requests cancelled at the server, and some before it? On a busy machine it may be too quick."""
+    with status_server(delay=LONGEST_DELAY) as server:
+        outcome = await storm(server, ours, 3_000, seed=seed)
+    assert outcome.complaints == []
+    assert sum(outcome.during.values()) == 3_000
+    return outcome.during[ANSWERED] < outcome.seen < 3_000
+
+
 async def test_our_client_survives_3000_cancellations_and_leaves_nothing() -> None:
-    for seed in range(1, 6):  # on a busy machine a storm may be too quick for the server
-        with status_server(delay=LONGEST_DELAY) as server:
-            outcome = await storm(server, ours, 3_000, seed=seed)
-        assert outcome.complaints == []
-        assert sum(outcome.during.values()) == 3_000
-        if outcome.during[ANSWERED] < outcome.seen < 3_000:  # some were cancelled at the server, some before it
-            return
-    raise AssertionError("in five storms none was cancelled at the server, or none before it")
+    assert True in [await reaches_the_server(seed) for seed in (1, 2)]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # on trio it takes a longer storm
