@@ -261,7 +261,6 @@ async def test_work_whose_task_somebody_cancels_never_hangs_its_caller(turns: in
 @pytest.mark.skipif(not HAS_TRIO, reason="trio is an extra")
 def test_a_keyboard_interrupt_of_a_sheltered_caller_passes_ungrouped_on_trio() -> None:
     import trio
-    from trio.testing import MockClock
 
     @trio.lowlevel.enable_ki_protection
     async def work() -> None:
@@ -277,7 +276,7 @@ def test_a_keyboard_interrupt_of_a_sheltered_caller_passes_ungrouped_on_trio() -
         except BaseException as error:  # noqa: BLE001 - the point of the test
             seen.append(error)
 
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+    run_virtually("trio", main)
     assert [type(error) for error in seen] == [KeyboardInterrupt]
 
 

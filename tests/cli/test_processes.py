@@ -408,7 +408,8 @@ def test_the_sandbox_is_the_one_of_the_module() -> None:
 
 def test_ctrl_c_while_it_starts_is_told() -> None:
     finder = "type('Finder', (), {'find_spec': lambda name, *_: signal.raise_signal(signal.SIGINT) if name == 'segno' else None})"
-    program = f"import signal, sys; sys.meta_path.insert(0, {finder}); from sms4sats_async.cli import main; sys.exit(main())"
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have begun us without it\n"
+    program += f"sys.meta_path.insert(0, {finder}); from sms4sats_async.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
