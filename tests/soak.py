@@ -35,7 +35,6 @@ the whole service only.
 
 import argparse
 import asyncio
-import ctypes
 import functools
 import gc
 import json
@@ -388,7 +387,7 @@ class Found:
     @property
     def growth(self) -> tuple[int, int]:
         """By how many bytes memory has grown since the warm-up."""
-        warm, end = self.memory[(len(self.memory) - 1) // 2], self.memory[-1]
+        warm, end = self.memory[(len(self.memory) - 1) // 3], self.memory[-1]
         return end[0] - warm[0], end[1] - warm[1]
 
     def figures(self) -> dict[str, Any]:
@@ -979,9 +978,6 @@ def _belongings() -> dict[str, int]:
 
 
 def _resident() -> int:
-    """Memory that the process has, without what malloc only keeps for later."""
-    with suppress(OSError, AttributeError):  # glibc
-        ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
