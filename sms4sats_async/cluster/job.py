@@ -1,0 +1,177 @@
+"""The user's side of a job: orders go in, outcomes come out, and the workers can be seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+import attrs
+
+from sms4sats_async.batch import Outcome
+from sms4sats_async.client import check_order_id
+from sms4sats_async.cluster.messages import order_to_json, outcome_from_json
+from sms4sats_async.cluster.store import AGAIN, RedisAway, Store
+from sms4sats_async.models import Order, OrderKind
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class WorkerState:
+    """What a worker said of itself at its last beat.
+
+    Attributes:
+        name: host, process and a word of its own.
+        watching: orders that it watches.
+        requests_per_second: over the last 10 s.
+        share: how many it may make.
+        oldest_seconds: for how long its oldest order has been in Redis; ``None`` when it has none.
+        silent_seconds: since that beat; one comes every half second.
+        left: it has handed back its orders, or was given up.
+    """
+
+    name: str
+    watching: int
+    requests_per_second: float
+    share: int
+    oldest_seconds: float | None
+    silent_seconds: float
+    left: bool
+
+
+@attrs.frozen
+class DeadLetter:
+    """A message that was no order: its ``reason``, and its fields as they came, which may hold a secret."""
+
+    reason: str
+    fields: dict[str, bytes] = attrs.field(repr=False)
+
+
+class Cluster:
+    """A job that many workers share; asyncio only.
+
+    ::
+
+        async with Cluster("redis://localhost") as cluster:
+            await cluster.submit(order)
+            async for outcome in cluster.outcomes():
+                print(outcome.order.service, outcome.code or outcome.error)
+
+    Every coroutine waits while Redis does not answer, and goes on when it does: a time-out is yours to set.
+
+    Args:
+        url: where Redis is: ``redis://``, ``rediss://`` (TLS) or ``unix://``. Order ids and codes go through it.
+        name: of the job, as its workers have it.
+
+    Raises:
+        PermissionError: of every coroutine, where Redis does not let us in, or not do what is needed.
+    """
+
+    def __init__(self, url: str, *, name: str = "sms4sats") -> None:
+        self._store = Store(url, name)
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self._name}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. The job goes on."""
+        await self._store.aclose()
+
+    async def submit(self, order: Order | str, *, kind: OrderKind | str = OrderKind.receive) -> bool:
+        """Put an order in to be watched, or the order with this id; returns when Redis has it.
+
+        It can be said again when in doubt: an order that is there already, and has not ended, is not put in twice.
+
+        Returns:
+            False if it was there already.
+
+        Raises:
+            ValueError, TypeError: it cannot be an order.
+        """
+        if not isinstance(order, Order):
+            check_order_id(order)
+            order = Order(order, OrderKind(kind))
+        order_id, text = order.id, order_to_json(order)
+        return await _patiently(lambda: self._store.submit(order_id, text))
+
+    async def outcomes(self, *, reader: str = "reader", forever: bool = False) -> AsyncGenerator[Outcome]:
+        """Iterate over the outcomes as they come; the end comes when every order has had its own and all are read.
+
+        An outcome is done with, and forgotten, when the next one is asked for. One that was not is told again to the next reader of this
+        name: a program that dies loses none, and may see its last one twice.
+
+        Args:
+            reader: each outcome goes to one of the readers; two that read at the same time need two names.
+            forever: wait for more at the end.
+        """
+        new = False
+        while True:
+            try:
+                entries = await self._store.outcomes(reader, new=new, block=new)
+                if not entries and new and not forever and await self._store.waiting() == 0:
+                    entries = await self._store.outcomes(reader, new=True, block=False)  # the last of them may just have come
+                    if not entries:
+                        return
+            except RedisAway as away:
+                await _wait(away)
+                new = False  # what was given to us may have been lost on the way
+                continue
+            new = new or not entries
+            for entry, fields in entries:
+                if fields:
+                    yield outcome_from_json(fields[b"outcome"])
+                await _patiently(partial(self._store.done, [entry]))
+
+    async def waiting(self) -> int:
+        """Return how many orders have not ended yet."""
+        return await _patiently(self._store.waiting)
+
+    async def workers(self) -> list[WorkerState]:
+        """Return what the workers say of themselves."""
+        now, roll = await _patiently(self._store.roll)
+        return [_state(name, record, now) for name, record in sorted(roll.items())]
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the messages that were no orders."""
+        letters = [{name.decode(): value for name, value in fields.items()} for _, fields in await _patiently(self._store.dead_letters)]
+        return [DeadLetter(letter.pop("reason").decode(), letter) for letter in letters]
+
+
+def _state(name: str, record: dict[str, Any], now: float) -> WorkerState:
+    said = json.loads(record["state"])
+    oldest = said.get("oldest")
+    return WorkerState(
+        name,
+        watching=said.get("watching", 0),
+        requests_per_second=said.get("requests_per_second", 0.0),
+        share=record["share"],
+        oldest_seconds=None if oldest is None else now - oldest,
+        silent_seconds=now - record["beat"] / 1000,
+        left=record["left"],
+    )
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until Redis answers."""
+    while True:
+        try:
+            return await ask()
+        except RedisAway as away:
+            await _wait(away)
+
+
+async def _wait(away: RedisAway) -> None:
+    if away.refused:
+        raise PermissionError(str(away)) from None
+    await anyio.sleep(AGAIN)

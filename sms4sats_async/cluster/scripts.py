@@ -1,0 +1,169 @@
+"""The steps that Redis makes for us as one, by its own clock. Each is a script, so that nothing comes between its parts.
+
+The keys, all behind the job's name:
+
+* ``orders``: a stream with a consumer group; an entry is an order, and stays until its end has been told.
+* ``open``: a hash, order id to entry id; so that an order is not put in twice.
+* ``outcomes``: a stream with a consumer group; an entry is an outcome, and stays until somebody has read it.
+* ``dead``: a stream of what was no order, with the reason.
+* ``workers``: a hash, worker to JSON; ``beat`` and ``lease`` are milliseconds of Redis's clock.
+* ``epoch``: a word that changes when Redis has lost its data; ``quiet``: there for as long as some
+  worker may still go on with a share that Redis has forgotten.
+"""
+
+NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
+
+# KEYS orders open   ARGV order-id json
+# An order that is there already is not put in again, so whoever is in doubt can say it again.
+SUBMIT = """
+local there = redis.call('HGET', KEYS[2], ARGV[1])
+if there and #redis.call('XRANGE', KEYS[1], there, there) > 0 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], redis.call('XADD', KEYS[1], '*', 'order', ARGV[2]))
+return 1
+"""
+
+# KEYS orders open outcomes epoch   ARGV group epoch outcome order-id entry...
+# The end of an order is told by the one who takes its entry away, so it is told once however many have watched it. Where Redis has lost
+# its data since, nobody can know that: it is told, rather than lost. Without entries the outcome is no end.
+TELL = """
+if #ARGV > 4 then
+  local taken = 0
+  for i = 5, #ARGV do
+    if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
+      redis.call('XDEL', KEYS[1], ARGV[i])
+      taken = taken + 1
+    end
+    if redis.call('HGET', KEYS[2], ARGV[4]) == ARGV[i] then redis.call('HDEL', KEYS[2], ARGV[4]) end
+  end
+  if taken == 0 and redis.call('GET', KEYS[4]) == ARGV[2] then return 0 end
+end
+redis.call('XADD', KEYS[3], '*', 'outcome', ARGV[3])
+return 1
+"""
+
+# KEYS orders dead   ARGV group entry reason field value field value...
+BURY = """
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('XADD', KEYS[2], '*', 'reason', ARGV[3], unpack(ARGV, 4))
+return 1
+"""
+
+# KEYS orders workers epoch quiet   ARGV group name known-epoch fresh-epoch rate used weight state lease dead-after silence
+# Returns {"ok", epoch, share, milliseconds of Redis's clock, dead worker...}, or {"forgotten"} when the data that this worker knew are
+# lost, or {"given up"} when others have been told to take over its orders.
+#
+# The shares of all workers are never more than the rate: what another one was given, or has said that it used in the last second, is not
+# to be had until it has said otherwise, or its lease is over. Where workers were started with different rates, the lowest counts.
+BEAT = (
+    NOW
+    + """
+local epoch = redis.call('GET', KEYS[3])
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if made.err and not string.find(made.err, 'BUSYGROUP') then return redis.error_reply(made.err) end
+if not epoch or not made.err then
+  epoch = ARGV[4]
+  redis.call('SET', KEYS[3], epoch)
+end
+if ARGV[3] ~= '' and ARGV[3] ~= epoch then
+  redis.call('SET', KEYS[4], '1', 'PX', ARGV[9])
+  return {'forgotten'}
+end
+
+local mine, others, latest = nil, {}, 0
+local all = redis.call('HGETALL', KEYS[2])
+for i = 1, #all, 2 do
+  local record = cjson.decode(all[i + 1])
+  latest = math.max(latest, record.beat)
+  if all[i] == ARGV[2] then mine = record else others[all[i]] = record end
+end
+if ARGV[3] ~= '' and (not mine or mine.left) then return {'given up'} end
+if now - latest > tonumber(ARGV[11]) then  -- nobody could be heard: so silence is no sign that somebody is dead
+  for name, record in pairs(others) do
+    if not record.left then
+      record.beat = now
+      redis.call('HSET', KEYS[2], name, cjson.encode(record))
+    end
+  end
+end
+
+local rate, weight, weights, taken = tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[7]), 0
+for _, record in pairs(others) do
+  if record.lease > now then
+    taken = taken + math.max(record.used, record.share)
+    if not record.left then
+      rate = math.min(rate, record.rate)
+      weights = weights + record.weight
+    end
+  end
+end
+local used = tonumber(ARGV[6])
+local share = math.max(0, math.min(math.max(1, math.floor(rate * weight / weights)), rate - taken))
+if redis.call('EXISTS', KEYS[4]) == 1 then share = 0 end
+redis.call('HSET', KEYS[2], ARGV[2], cjson.encode({
+  beat = now, lease = now + tonumber(ARGV[9]), used = used, share = share, weight = weight, rate = tonumber(ARGV[5]), left = false,
+  state = ARGV[8],
+}))
+
+local reply = {'ok', epoch, share, now}
+for name, record in pairs(others) do
+  if record.left or now - record.beat > tonumber(ARGV[10]) then reply[#reply + 1] = name end
+end
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local name = consumer[2]  -- one that came back from the dead, and died again before it could say so
+  if name ~= ARGV[2] and not others[name] and consumer[6] > tonumber(ARGV[10]) then reply[#reply + 1] = name end
+end
+return reply
+"""
+)
+
+# KEYS orders workers   ARGV group name dead-worker dead-after count
+# Takes over up to so many orders of a dead worker, and returns their entries. Of one that has none left only the lease is kept. From the
+# first order on it counts as having left: should it live after all, its next beat tells it.
+TAKE_OVER = (
+    NOW
+    + """
+local found = redis.call('HGET', KEYS[2], ARGV[3])
+local record = found and cjson.decode(found)
+if record and not record.left then
+  if now - record.beat <= tonumber(ARGV[4]) then return {} end
+  record.left = true
+  redis.call('HSET', KEYS[2], ARGV[3], cjson.encode(record))
+end
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[5], ARGV[3])
+if #pending == 0 then
+  if not record or record.lease <= now then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[3])
+    redis.call('HDEL', KEYS[2], ARGV[3])
+  end
+  return {}
+end
+local ids = {}
+for i, entry in ipairs(pending) do ids[i] = entry[1] end
+return redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(ids))
+"""
+)
+
+# KEYS workers   ARGV name lease
+# From now on anybody takes over this worker's orders. Its share is kept for it for so many milliseconds more.
+LEAVE = (
+    NOW
+    + """
+local record = redis.call('HGET', KEYS[1], ARGV[1])
+record = record and cjson.decode(record) or {used = 0, share = 0, weight = 0, rate = 1e9, state = '{}'}
+record.left, record.beat, record.lease = true, now, now + tonumber(ARGV[2])
+redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(record))
+return 1
+"""
+)
+
+# KEYS workers
+# Returns the milliseconds of Redis's clock, then name and record of each worker.
+ROLL = (
+    NOW
+    + """
+local roll = redis.call('HGETALL', KEYS[1])
+table.insert(roll, 1, tostring(now))
+return roll
+"""
+)

@@ -1,0 +1,232 @@
+"""The room that knows Redis: each step of a job as one call, and one error of ours for all that can go wrong with them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, NamedTuple, Self, cast
+
+import anyio
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+
+from sms4sats_async.cluster import scripts
+
+ANSWER_TIMEOUT = 2.0
+"""Seconds that Redis has to answer, or to take a connection."""
+READ_BLOCK = 0.5
+"""Seconds that a read waits for something to read."""
+AGAIN = 0.5
+"""Seconds after which Redis is asked again when it did not answer."""
+SILENCE = 3.0
+"""Seconds without a beat of any worker after which nobody is taken for dead because of it: it was Redis that could not be heard."""
+WORKERS, READERS = "workers", "readers"
+"""The consumer groups of the two streams."""
+
+Entry = tuple[str, dict[bytes, bytes]]
+"""The id of a stream's entry, and its fields."""
+
+
+class RedisAway(Exception):
+    """Redis did not answer, or not as it should; the step can be made again, whether it was made or not.
+
+    Attributes:
+        refused: it does not know us, or does not let us: waiting changes nothing.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"redis: {type(error).__name__}")  # its own text can repeat what was sent
+        self.refused = isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError)
+
+
+class Beat(NamedTuple):
+    """What a worker's beat has answered.
+
+    Attributes:
+        word: ``"ok"``; ``"forgotten"``: Redis has lost its data; ``"given up"``: others have taken over this worker's orders.
+        epoch: changes whenever Redis has lost its data.
+        share: requests a second that this worker may make.
+        now: seconds of Redis's clock.
+        dead: the workers whose orders are to be taken over.
+    """
+
+    word: str
+    epoch: str = ""
+    share: int = 0
+    now: float = 0.0
+    dead: tuple[str, ...] = ()
+
+
+class Pulse(NamedTuple):
+    """What a worker says at each beat: its name, the epoch it knows, its rate, what it has used in the last second, and its state."""
+
+    name: str
+    epoch: str
+    rate: int
+    used: int
+    weight: int
+    state: dict[str, Any]
+    keep_share: float
+    give_up_after: float
+
+
+class Telling(NamedTuple):
+    """An outcome that is to be told, with the entries of its order; with none, it is not the end of the order."""
+
+    outcome: str
+    order_id: str
+    epoch: str
+    entries: tuple[str, ...]
+
+
+class Store:
+    """One job in Redis. Every call raises :class:`RedisAway`, and nothing else of Redis's, and takes some seconds at the most."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._redis = cast(
+            "Any",  # redis-py's types are those of its synchronous client as well
+            Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+                url,
+                protocol=2,  # the shapes of its answers are those of all versions
+                socket_timeout=ANSWER_TIMEOUT,
+                socket_connect_timeout=ANSWER_TIMEOUT,
+                retry=Retry(NoBackoff(), 0),  # who repeats what, and when, is decided here
+            ),
+        )
+        self._orders, self._open, self._outcomes, self._dead, self._workers, self._epoch, self._quiet = (
+            f"{name}:{part}" for part in ("orders", "open", "outcomes", "dead", "workers", "epoch", "quiet")
+        )
+        script = self._redis.register_script
+        self._submit, self._tell, self._bury = script(scripts.SUBMIT), script(scripts.TELL), script(scripts.BURY)
+        self._beat, self._take_over = script(scripts.BEAT), script(scripts.TAKE_OVER)
+        self._leave, self._roll = script(scripts.LEAVE), script(scripts.ROLL)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        with anyio.CancelScope(shield=True):
+            await self._redis.aclose()
+
+    # --- orders ----------------------------------------------------------------------------------------------------------------
+
+    async def submit(self, order_id: str, order: str) -> bool:
+        """Put an order in; False if it is there already."""
+        return bool(await self._run(self._submit, [self._orders, self._open], [order_id, order]))
+
+    async def read(self, worker: str, count: int) -> list[Entry]:
+        """Give this worker up to so many orders that nobody has had yet; wait a little when there is none."""
+        return await self._read_group(WORKERS, worker, self._orders, ">", count, block=True)
+
+    async def held(self, worker: str, after: str) -> list[Entry]:
+        """Return what this worker was given and has not ended, from that entry on, some hundred at a time."""
+        return await self._read_group(WORKERS, worker, self._orders, after, 500, block=False)
+
+    async def tell(self, telling: Telling) -> bool:
+        """Tell an outcome; False when the end of this order was told already, or is another one's to tell."""
+        keys = [self._orders, self._open, self._outcomes, self._epoch]
+        return bool(await self._run(self._tell, keys, [WORKERS, telling.epoch, telling.outcome, telling.order_id, *telling.entries]))
+
+    async def bury(self, entry: str, fields: dict[bytes, bytes], reason: str) -> None:
+        """Move what is no order to the dead letters."""
+        parts = [part for field in fields.items() for part in field]
+        await self._run(self._bury, [self._orders, self._dead], [WORKERS, entry, reason, *parts])
+
+    async def waiting(self) -> int:
+        """Return how many orders have not ended yet, whether or not somebody watches them."""
+        return int(await self._ask("XLEN", self._orders))
+
+    async def dead_letters(self) -> list[Entry]:
+        """Return what was no order."""
+        return _entries(await self._ask("XRANGE", self._dead, "-", "+"))
+
+    # --- workers ---------------------------------------------------------------------------------------------------------------
+
+    async def beat(self, pulse: Pulse) -> Beat:
+        """Say that a worker lives, and ask for its share."""
+        keys = [self._orders, self._workers, self._epoch, self._quiet]
+        lease, give_up = round((pulse.keep_share + 1) * 1000), round(pulse.give_up_after * 1000)
+        told = [pulse.name, pulse.epoch, uuid.uuid4().hex, pulse.rate, pulse.used, pulse.weight, json.dumps(pulse.state)]
+        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, lease, give_up, round(SILENCE * 1000)])
+        if word != b"ok":
+            return Beat(word.decode())
+        epoch, share, now, *dead = rest
+        return Beat("ok", epoch.decode(), int(share), now / 1000, tuple(name.decode() for name in dead))
+
+    async def take_over(self, worker: str, dead: str, give_up_after: float, count: int) -> list[Entry]:
+        """Give this worker up to so many of a dead one's orders."""
+        keys = [self._orders, self._workers]
+        return _entries(await self._run(self._take_over, keys, [WORKERS, worker, dead, round(give_up_after * 1000), count]))
+
+    async def leave(self, worker: str, keep_share: float) -> None:
+        """Hand back all of a worker's orders; its share stays reserved for so many seconds more."""
+        await self._run(self._leave, [self._workers], [worker, round(keep_share * 1000)])
+
+    async def roll(self) -> tuple[float, dict[str, dict[str, Any]]]:
+        """Return the seconds of Redis's clock, and what is known of each worker."""
+        now, *told = await self._run(self._roll, [self._workers], [])
+        return int(now) / 1000, {name.decode(): json.loads(record) for name, record in zip(told[::2], told[1::2], strict=True)}
+
+    # --- outcomes --------------------------------------------------------------------------------------------------------------
+
+    async def outcomes(self, reader: str, *, new: bool, block: bool) -> list[Entry]:
+        """Return outcomes for this reader: those that nobody has had, or those that it has had and not done with."""
+        return await self._read_group(READERS, reader, self._outcomes, ">" if new else "0", 100, block=block)
+
+    async def done(self, entries: Iterable[str]) -> None:
+        """Forget outcomes that have been read."""
+        ids = list(entries)
+        await self._ask("XACK", self._outcomes, READERS, *ids)
+        await self._ask("XDEL", self._outcomes, *ids)
+
+    # --- asking ----------------------------------------------------------------------------------------------------------------
+
+    async def check(self) -> None:
+        """Ask for nothing, to see whether Redis answers."""
+        await self._ask("PING")
+
+    async def _read_group(self, group: str, consumer: str, stream: str, after: str, count: int, *, block: bool) -> list[Entry]:
+        waiting = ["BLOCK", round(READ_BLOCK * 1000)] if block else []
+        command = ["XREADGROUP", "GROUP", group, consumer, "COUNT", count, *waiting, "STREAMS", stream, after]
+        try:
+            reply = await self._ask(*command)
+        except RedisAway as away:
+            if group == WORKERS or not isinstance(away.__cause__, ResponseError):
+                raise
+            await self._ask("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")  # the first reader, or Redis has lost its data
+            return []
+        return [] if not reply else _entries(reply[0][1])
+
+    async def _run(self, script: Any, keys: list[str], args: list[Any]) -> Any:
+        with anyio.CancelScope(shield=True):  # a command that is broken off costs its connection, and nobody knows whether it was heard
+            try:
+                return await script(keys=keys, args=args)
+            except (RedisError, OSError) as error:
+                raise RedisAway(error) from error
+
+    async def _ask(self, *command: Any) -> Any:
+        with anyio.CancelScope(shield=True):
+            try:
+                return await self._redis.execute_command(*command)
+            except (RedisError, OSError) as error:
+                raise RedisAway(error) from error
+
+
+def _entries(reply: Any) -> list[Entry]:
+    """Read a list of entries. What is in the list of a consumer, but not in the stream any more, comes without fields."""
+    entries: list[Entry] = []
+    for entry, fields in reply:
+        pairs = cast(
+            "dict[bytes, bytes]",
+            fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True)) if fields else {},
+        )
+        entries.append((entry.decode(), pairs))
+    return entries
