@@ -17,6 +17,18 @@ REDIS = "redis://localhost:6379"
 
 def main() -> None:
     """Run a worker until it is told to stop."""
+    parser = command()
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        anyio.run(_connected, options)
+    except (ValueError, PermissionError) as error:
+        parser.error(str(error))
+
+
+def command() -> argparse.ArgumentParser:
+    """Return the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m sms4sats_async.cluster",
         description="Watch the orders of a job, together with other workers. Redis is where SMS4SATS_REDIS says: a password in there is "
@@ -30,39 +42,38 @@ def main() -> None:
     parser.add_argument("--keep-share", type=float, default=KEEP_SHARE, metavar="SECONDS", help="without Redis, before it pauses")
     parser.add_argument("--give-up-after", type=float, default=GIVE_UP_AFTER, metavar="SECONDS", help="until a silent worker is dead")
     parser.add_argument("--base-url", default=BASE_URL, help="of the service")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        anyio.run(_work, options)
-    except (ValueError, PermissionError) as error:
-        parser.error(str(error))
+    return parser
 
 
-async def _work(options: argparse.Namespace) -> None:
+async def _connected(options: argparse.Namespace) -> None:
     async with Client(base_url=options.base_url, max_connections=options.connections) as client:
-        worker = Worker(
-            client,
-            options.redis,
-            rate=options.rate,
-            name=options.name,
-            capacity=options.capacity,
-            keep_share=options.keep_share,
-            give_up_after=options.give_up_after,
-        )
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        await work(client, options)
 
-            async def stop() -> None:
-                async for _ in signals:
-                    worker.stop()
 
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(stop)
-                    await worker.run()
-                    tasks.cancel_scope.cancel()
-            except BaseExceptionGroup as group:
-                raise one_of(group) from None
+async def work(client: Client, options: argparse.Namespace) -> None:
+    """Run a worker with these options until a signal stops it."""
+    worker = Worker(
+        client,
+        options.redis,
+        rate=options.rate,
+        name=options.name,
+        capacity=options.capacity,
+        keep_share=options.keep_share,
+        give_up_after=options.give_up_after,
+    )
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+
+        async def stop() -> None:
+            async for _ in signals:
+                worker.stop()
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stop)
+                await worker.run()
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise one_of(group) from None
 
 
 if __name__ == "__main__":

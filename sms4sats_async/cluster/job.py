@@ -115,17 +115,18 @@ class Cluster:
             reader: each outcome goes to one of the readers; two that read at the same time need two names.
             forever: wait for more at the end.
         """
-        new = False
+        new, known, idle = False, "", False
         while True:
             try:
-                entries = await self._store.outcomes(reader, new=new, block=new)
-                if not entries and new and not forever and await self._store.waiting() == 0:
-                    entries = await self._store.outcomes(reader, new=True, block=False)  # the last of them may just have come
-                    if not entries:
-                        return
+                entries = await self._store.outcomes(reader, new=new, block=new and not idle)
+                if idle and not entries:
+                    return
+                busy, epoch = (True, "") if entries else await self._store.look()
+                idle = new and not (forever or busy or (known and not epoch))  # without its epoch: what Redis has lost is put back yet
+                known = epoch or known
             except RedisAway as away:
                 await _wait(away)
-                new = False  # what was given to us may have been lost on the way
+                new, idle = False, False  # what was given to us may have been lost on the way
                 continue
             new = new or not entries
             for entry, fields in entries:

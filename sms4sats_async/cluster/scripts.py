@@ -49,12 +49,16 @@ redis.call('XADD', KEYS[2], '*', 'reason', ARGV[3], unpack(ARGV, 4))
 return 1
 """
 
-# KEYS orders workers epoch quiet   ARGV group name known-epoch fresh-epoch rate used weight state lease dead-after silence
-# Returns {"ok", epoch, share, milliseconds of Redis's clock, dead worker...}, or {"forgotten"} when the data that this worker knew are
-# lost, or {"given up"} when others have been told to take over its orders.
+# KEYS orders workers epoch quiet   ARGV group name known-epoch fresh-epoch rate used watching open state lease dead-after silence grace
+# Returns {"ok", epoch, share, fair, milliseconds of Redis's clock, dead worker...}, or {"forgotten"} when the data that this worker knew are
+# lost, or {"given up"} when others have been told to take over its orders. Dead workers are named to those who can look after orders: there
+# is a share for them, now or as soon as the others have made room.
 #
 # The shares of all workers are never more than the rate: what another one was given, or has said that it used in the last second, is not
-# to be had until it has said otherwise, or its lease is over. Where workers were started with different rates, the lowest counts.
+# to be had until it has said otherwise, or its lease is over. Where workers were started with different rates, the lowest counts. Four
+# fifths of the rate go by the orders that a worker watches, the rest is the same for all, so that one without orders can begin.
+#
+# "fair" is how many orders each would watch of those who can take more: who has more leaves new ones to the others.
 BEAT = (
     NOW
     + """
@@ -66,7 +70,7 @@ if not epoch or not made.err then
   redis.call('SET', KEYS[3], epoch)
 end
 if ARGV[3] ~= '' and ARGV[3] ~= epoch then
-  redis.call('SET', KEYS[4], '1', 'PX', ARGV[9])
+  redis.call('SET', KEYS[4], '1', 'PX', ARGV[10])
   return {'forgotten'}
 end
 
@@ -78,40 +82,46 @@ for i = 1, #all, 2 do
   if all[i] == ARGV[2] then mine = record else others[all[i]] = record end
 end
 if ARGV[3] ~= '' and (not mine or mine.left) then return {'given up'} end
-if now - latest > tonumber(ARGV[11]) then  -- nobody could be heard: so silence is no sign that somebody is dead
+if now - latest > tonumber(ARGV[12]) then  -- nobody could be heard: so silence is no sign yet that somebody is dead
+  local heard = now - math.max(0, tonumber(ARGV[11]) - tonumber(ARGV[13]))
   for name, record in pairs(others) do
     if not record.left then
-      record.beat = now
+      record.beat = math.max(record.beat, heard)
       redis.call('HSET', KEYS[2], name, cjson.encode(record))
     end
   end
 end
 
-local rate, weight, weights, taken = tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[7]), 0
+local rate, watching, taken, living = tonumber(ARGV[5]), tonumber(ARGV[7]), 0, 1
+local all_watched, open, watched_by_open = watching, 1, watching
 for _, record in pairs(others) do
   if record.lease > now then
     taken = taken + math.max(record.used, record.share)
     if not record.left then
       rate = math.min(rate, record.rate)
-      weights = weights + record.weight
+      living = living + 1
+      all_watched = all_watched + record.watching
+      if record.open then open, watched_by_open = open + 1, watched_by_open + record.watching end
     end
   end
 end
-local used = tonumber(ARGV[6])
-local share = math.max(0, math.min(math.max(1, math.floor(rate * weight / weights)), rate - taken))
+local part = 1 / living
+if all_watched > 0 then part = (4 * watching / all_watched + part) / 5 end
+local share = math.max(0, math.min(math.max(1, math.floor(rate * part)), rate - taken))
 if redis.call('EXISTS', KEYS[4]) == 1 then share = 0 end
 redis.call('HSET', KEYS[2], ARGV[2], cjson.encode({
-  beat = now, lease = now + tonumber(ARGV[9]), used = used, share = share, weight = weight, rate = tonumber(ARGV[5]), left = false,
-  state = ARGV[8],
+  beat = now, lease = now + tonumber(ARGV[10]), used = tonumber(ARGV[6]), share = share, rate = tonumber(ARGV[5]), left = false,
+  watching = watching, open = ARGV[8] == '1' and share > 0, state = ARGV[9],
 }))
 
-local reply = {'ok', epoch, share, now}
+local reply = {'ok', epoch, share, math.floor(watched_by_open / open), now}
+if share == 0 and living > rate then return reply end
 for name, record in pairs(others) do
-  if record.left or now - record.beat > tonumber(ARGV[10]) then reply[#reply + 1] = name end
+  if record.left or now - record.beat > tonumber(ARGV[11]) then reply[#reply + 1] = name end
 end
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local name = consumer[2]  -- one that came back from the dead, and died again before it could say so
-  if name ~= ARGV[2] and not others[name] and consumer[6] > tonumber(ARGV[10]) then reply[#reply + 1] = name end
+  if name ~= ARGV[2] and not others[name] and consumer[6] > tonumber(ARGV[11]) then reply[#reply + 1] = name end
 end
 return reply
 """
@@ -150,7 +160,7 @@ LEAVE = (
     NOW
     + """
 local record = redis.call('HGET', KEYS[1], ARGV[1])
-record = record and cjson.decode(record) or {used = 0, share = 0, weight = 0, rate = 1e9, state = '{}'}
+record = record and cjson.decode(record) or {used = 0, share = 0, watching = 0, rate = 1e9, open = false, state = '{}'}
 record.left, record.beat, record.lease = true, now, now + tonumber(ARGV[2])
 redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(record))
 return 1
@@ -167,3 +177,9 @@ table.insert(roll, 1, tostring(now))
 return roll
 """
 )
+
+# KEYS orders epoch quiet
+# Returns whether an order waits for its end, or may be put back, and the epoch; "" before the first beat of all.
+LOOK = """
+return {math.max(redis.call('XLEN', KEYS[1]), redis.call('EXISTS', KEYS[3])), redis.call('GET', KEYS[2]) or ''}
+"""

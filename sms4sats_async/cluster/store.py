@@ -24,6 +24,8 @@ AGAIN = 0.5
 """Seconds after which Redis is asked again when it did not answer."""
 SILENCE = 3.0
 """Seconds without a beat of any worker after which nobody is taken for dead because of it: it was Redis that could not be heard."""
+GRACE = 5.0
+"""Seconds that a worker has then to be heard again, or what it has otherwise if that is less."""
 WORKERS, READERS = "workers", "readers"
 """The consumer groups of the two streams."""
 
@@ -50,6 +52,7 @@ class Beat(NamedTuple):
         word: ``"ok"``; ``"forgotten"``: Redis has lost its data; ``"given up"``: others have taken over this worker's orders.
         epoch: changes whenever Redis has lost its data.
         share: requests a second that this worker may make.
+        fair: how many orders each worker would watch, of those who can take more.
         now: seconds of Redis's clock.
         dead: the workers whose orders are to be taken over.
     """
@@ -57,18 +60,20 @@ class Beat(NamedTuple):
     word: str
     epoch: str = ""
     share: int = 0
+    fair: int = 0
     now: float = 0.0
     dead: tuple[str, ...] = ()
 
 
 class Pulse(NamedTuple):
-    """What a worker says at each beat: its name, the epoch it knows, its rate, what it has used in the last second, and its state."""
+    """What a worker says at each beat: how much it has used in the last second, what it watches, and if it can take more, among it."""
 
     name: str
     epoch: str
     rate: int
     used: int
-    weight: int
+    watching: int
+    open: bool
     state: dict[str, Any]
     keep_share: float
     give_up_after: float
@@ -103,7 +108,7 @@ class Store:
         script = self._redis.register_script
         self._submit, self._tell, self._bury = script(scripts.SUBMIT), script(scripts.TELL), script(scripts.BURY)
         self._beat, self._take_over = script(scripts.BEAT), script(scripts.TAKE_OVER)
-        self._leave, self._roll = script(scripts.LEAVE), script(scripts.ROLL)
+        self._leave, self._roll, self._look = script(scripts.LEAVE), script(scripts.ROLL), script(scripts.LOOK)
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,6 +149,11 @@ class Store:
         """Return how many orders have not ended yet, whether or not somebody watches them."""
         return int(await self._ask("XLEN", self._orders))
 
+    async def look(self) -> tuple[bool, str]:
+        """Return whether an order waits for its end, or may be put back just now, and the epoch; empty before the first beat."""
+        busy, epoch = await self._run(self._look, [self._orders, self._epoch, self._quiet], [])
+        return bool(busy), epoch.decode()
+
     async def dead_letters(self) -> list[Entry]:
         """Return what was no order."""
         return _entries(await self._ask("XRANGE", self._dead, "-", "+"))
@@ -154,12 +164,12 @@ class Store:
         """Say that a worker lives, and ask for its share."""
         keys = [self._orders, self._workers, self._epoch, self._quiet]
         lease, give_up = round((pulse.keep_share + 1) * 1000), round(pulse.give_up_after * 1000)
-        told = [pulse.name, pulse.epoch, uuid.uuid4().hex, pulse.rate, pulse.used, pulse.weight, json.dumps(pulse.state)]
-        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, lease, give_up, round(SILENCE * 1000)])
+        told = [pulse.name, pulse.epoch, uuid.uuid4().hex, pulse.rate, pulse.used, pulse.watching, int(pulse.open), json.dumps(pulse.state)]
+        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, lease, give_up, round(SILENCE * 1000), round(GRACE * 1000)])
         if word != b"ok":
             return Beat(word.decode())
-        epoch, share, now, *dead = rest
-        return Beat("ok", epoch.decode(), int(share), now / 1000, tuple(name.decode() for name in dead))
+        epoch, share, fair, now, *dead = rest
+        return Beat("ok", epoch.decode(), share, fair, now / 1000, tuple(name.decode() for name in dead))
 
     async def take_over(self, worker: str, dead: str, give_up_after: float, count: int) -> list[Entry]:
         """Give this worker up to so many of a dead one's orders."""

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 
 import anyio
 
@@ -26,14 +26,12 @@ CAPACITY = 5_000
 """Orders that a worker watches at once, before it takes no new ones. Those of a dead worker it takes all the same."""
 KEEP_SHARE = 10.0
 """Seconds without Redis for which a worker goes on with its last share of the rate."""
-GIVE_UP_AFTER = 15.0
+GIVE_UP_AFTER = 12.0
 """Seconds without a beat after which a worker's orders are taken over: longer than it keeps its share, so that nobody asks twice."""
 BEAT = 0.5
 """Seconds from one beat to the next."""
-BEHIND = 2.0
-"""Seconds by which polls may be late before a worker takes no new orders."""
 CHUNK = 100
-"""Orders that are taken at once, so that workers which start together get about as many."""
+"""Orders that are taken at once, and by how many more than its fair part a worker may watch before it leaves new ones to the others."""
 RESCUES = 10
 """Such chunks that are taken over at one beat."""
 LAST_WORDS = 5.0
@@ -148,7 +146,6 @@ class Worker:
                 while not self._stopping:
                     self._session = _Session(self)
                     why = await self._session.run()
-                    self._adopt(self._session, why)
                     if self._stopping:
                         break
                     _logger.warning("a new start: %s", why)
@@ -171,9 +168,10 @@ class Worker:
             else:
                 return
 
-    def _adopt(self, session: _Session, why: str) -> None:
-        if why == "forgotten":  # nobody else knows of them
-            self._homeless.update((order_id, order) for order_id, (order, _) in session.orders.items())
+    async def put_back(self, orders: Iterable[Order]) -> None:
+        """Put these orders in anew, because Redis has lost them."""
+        self._homeless.update((order.id, order) for order in orders)
+        await self.settle(LAST_WORDS)
 
     async def settle(self, seconds: float) -> None:
         """Put back what Redis has lost, and tell what is untold; give up after so many seconds."""
@@ -232,6 +230,7 @@ class _Session:
         self._worker = worker
         self._store = worker.store
         self._epoch = ""
+        self._fair = 0
         self._entries: set[str] = set()
         self._in_doubt = False
         self._why: str | None = None
@@ -259,6 +258,8 @@ class _Session:
                 finally:
                     worker.loan.take(0, anyio.current_time(), math.inf)
                     await self._hand_back(worker.keep_share + SECOND)
+                if self._why == "forgotten":  # nobody else knows of them
+                    await worker.put_back([order for order, _ in self.orders.values()])
         finally:
             for outcome in self._batch.unread:
                 if not isinstance(outcome.error, OrderUnresolved):  # left open: others watch it now
@@ -289,10 +290,11 @@ class _Session:
     # --- taking orders ---------------------------------------------------------------------------------------------------------
 
     async def _arrivals(self) -> AsyncGenerator[Order]:
-        """Take new orders as there is room."""
+        """Take new orders as there is room; in a second no more than may be asked for, because each wants a look at once."""
         while True:
-            room = self._worker.capacity - len(self._entries)
-            if room <= 0 or self._worker.loan.left(anyio.current_time()) == 0 or self._batch.behind > BEHIND:
+            share = self._worker.loan.left(anyio.current_time())
+            room = min(self._room, self._fair + CHUNK - len(self._entries), max(1, round(share * BEAT)))
+            if share == 0 or room <= 0:
                 await anyio.sleep(BEAT)
                 continue
             try:
@@ -304,6 +306,11 @@ class _Session:
             for entry in entries:
                 if (order := await self._accept(entry)) is not None:
                     yield order
+            await anyio.sleep(len(entries) / share)
+
+    @property
+    def _room(self) -> int:
+        return self._worker.capacity - len(self._entries)
 
     async def _accept(self, entry: Entry) -> Order | None:
         """Note that an entry is ours, and return its order; ``None`` when it is none, or ours already."""
@@ -370,7 +377,8 @@ class _Session:
             self._epoch,
             worker.rate,
             worker.loan.used(now),
-            1 + len(self.orders),
+            len(self.orders),
+            self._room > 0,
             state,
             worker.keep_share,
             worker.give_up_after,
@@ -386,7 +394,7 @@ class _Session:
 
     def _lend(self, beat: Beat, began: float) -> None:
         now = anyio.current_time()
-        self._epoch = beat.epoch
+        self._epoch, self._fair = beat.epoch, beat.fair
         until = began + self._worker.keep_share  # from before the question: by Redis's own count it ends later
         if self._worker.loan.left(now) == 0:
             self._paused_at = now
@@ -397,8 +405,6 @@ class _Session:
             self._batch.allow(beat.share, seconds=until - now)
 
     async def _rescue(self, beat: Beat) -> None:
-        if beat.share == 0:
-            return
         for dead in beat.dead:
             for _ in range(RESCUES):
                 entries = await self._store.take_over(self.name, dead, self._worker.give_up_after, CHUNK)

@@ -55,7 +55,7 @@ class RedisServer:
         options = {"port": "0", "unixsocket": self.socket, "dir": self._place, "save": "", "appendonly": "yes", "appendfsync": "always"}
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         with (self._place / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(["redis-server", *words], stdout=log, stderr=log)
+            self._process = subprocess.Popen([shutil.which("redis-server") or "redis-server", *words], stdout=log, stderr=log)
         until = time.monotonic() + PATIENCE
         while True:
             try:
