@@ -49,10 +49,11 @@ redis.call('XADD', KEYS[2], '*', 'reason', ARGV[3], unpack(ARGV, 4))
 return 1
 """
 
-# KEYS orders workers epoch quiet   ARGV group name known-epoch fresh-epoch rate used watching open state lease dead-after silence grace
-# Returns {"ok", epoch, share, fair, milliseconds of Redis's clock, dead worker...}, or {"forgotten"} when the data that this worker knew are
-# lost, or {"given up"} when others have been told to take over its orders. Dead workers are named to those who can look after orders: there
-# is a share for them, now or as soon as the others have made room.
+# KEYS orders workers epoch quiet   ARGV group name known-epoch fresh-epoch rate used watching open state lease dead-after silence
+#     grace
+# Returns {"ok", epoch, share, fair, milliseconds of Redis's clock, dead worker...}, or {"forgotten"} when the data that this worker knew
+# are lost, or {"given up"} when others have been told to take over its orders. Dead workers are named to those who can look after orders:
+# there is a share for them, now or as soon as the others have made room.
 #
 # The shares of all workers are never more than the rate: what another one was given, or has said that it used in the last second, is not
 # to be had until it has said otherwise, or its lease is over. Where workers were started with different rates, the lowest counts. Four

@@ -1,6 +1,6 @@
 """Thousands of orders, workers that are killed, and Redis killed and started again in the middle: real processes, in real time.
 
-    python -m tests.cluster.soak --orders 20000 --rate 600 --code-from 60 --code-to 180
+    python -m tests.cluster.soak --orders 20000 --rate 800 --per-second 80 --code-from 5 --code-to 40 --kill-first 60 --kill-second 130
 
 Two of the three workers are killed with SIGKILL, the second of them with Redis, which starts again. The truth is the service's: it has
 noted when it was asked about which order. The turns are noted where they are given, in the workers.
@@ -32,6 +32,8 @@ class Plan:
 
     orders: int = 2000
     rate: int = 240
+    per_second: float = 1000.0
+    """How many orders are put in in a second."""
     code_from: float = 10.0
     code_to: float = 30.0
     kill_first: float = 6.0
@@ -78,7 +80,8 @@ async def run(plan: Plan, place: Path) -> Figures:
         async with Cluster(redis.url) as cluster:
 
             async def submit() -> None:
-                for one in ids:
+                for number, one in enumerate(ids):
+                    await anyio.sleep(max(0.0, began + number / plan.per_second - time.monotonic()))
                     await cluster.submit(Order(one))
 
             async def read() -> None:

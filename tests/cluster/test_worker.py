@@ -182,11 +182,11 @@ async def test_a_worker_that_is_cancelled_hands_back_as_well(redis_server: Redis
 async def test_shares_follow_the_orders_and_are_never_more_than_the_rate(redis_server: RedisServer) -> None:
     service = Service()
     async with service.serving() as server, Client(base_url=server.url) as client, Cluster(redis_server.url) as cluster:
-        one, two = (Worker(client, redis_server.url, rate=rate, capacity=100) for rate in (30, 40))
+        one, two = (Worker(client, redis_server.url, rate=rate, capacity=50) for rate in (30, 40))
         async with working(one, two):
-            for order in orders(service, 200):
+            for order in orders(service, 100):
                 await cluster.submit(order.id)
-            await until(lambda: one.watching + two.watching == 200)
+            await until(lambda: one.watching + two.watching == 100, 20)
             most = 0
             with anyio.move_on_after(5):
                 while True:
@@ -195,12 +195,12 @@ async def test_shares_follow_the_orders_and_are_never_more_than_the_rate(redis_s
                     await anyio.sleep(0.05)
             states = await cluster.workers()
     assert 25 <= most <= 30  # the lowest rate counts; what is not whole is nobody's
-    assert sum(state.watching for state in states) == 200
+    assert sum(state.watching for state in states) == 100
     for state in states:
-        assert abs(state.share - 30 * state.watching / 200) <= 2
+        assert abs(state.share - 30 * state.watching / 100) <= 2
         assert 0 < state.requests_per_second <= 30
         assert state.oldest_seconds is not None
-        assert 3 < state.oldest_seconds < 15
+        assert 3 < state.oldest_seconds < 30
         assert state.silent_seconds < 2
     assert most_in_a_second([request.at for request in service.requests]) <= 30
 
