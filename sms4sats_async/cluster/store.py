@@ -42,7 +42,8 @@ class RedisAway(Exception):
 
     def __init__(self, error: Exception) -> None:
         super().__init__(f"redis: {type(error).__name__}")  # its own text can repeat what was sent
-        self.refused = isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError)
+        causes = (error, error.__cause__)  # what goes wrong as a connection is made comes as the cause of a ConnectionError
+        self.refused = any(isinstance(cause, AuthenticationError | AuthorizationError | NoPermissionError) for cause in causes)
 
 
 class Beat(NamedTuple):

@@ -36,7 +36,7 @@ def start(there: Processes, redis: RedisServer, url: str, name: str) -> "subproc
 async def watched(cluster: Cluster, count: int, seconds: float = 20.0) -> None:
     """Wait until so many orders are watched by workers that are there."""
     with anyio.fail_after(seconds):
-        while sum(state.watching for state in await cluster.workers() if not state.left and state.silent_seconds < 2) < count:
+        while sum(state.watching for state in await cluster.workers() if not state.left and state.silent_seconds < 2) < count:  # noqa: ASYNC110 - of another process
             await anyio.sleep(0.1)
 
 
@@ -63,7 +63,7 @@ async def test_a_worker_that_is_told_to_stop_ends_and_another_has_its_orders_wit
         await watched(cluster, 50)
         start(there, redis_server, url, "second")
         with anyio.fail_after(20):
-            while len([state for state in await cluster.workers() if state.share]) < 2:
+            while len([state for state in await cluster.workers() if state.share]) < 2:  # noqa: ASYNC110
                 await anyio.sleep(0.1)
         first.send_signal(signal.SIGTERM)
         told = time.monotonic()
@@ -99,7 +99,7 @@ async def test_who_comes_back_from_the_dead_lets_go_of_its_orders(redis_server: 
         first.send_signal(signal.SIGCONT)
         codes = {outcome.order.id: outcome.code async for outcome in cluster.outcomes()}
         with anyio.fail_after(10):
-            while "a new start: given up" not in (there.place / "first.log").read_text():
+            while "a new start: given up" not in (there.place / "first.log").read_text():  # noqa: ASYNC110
                 await anyio.sleep(0.1)
     assert codes == {one: code_of(one) for one in ids}
 
