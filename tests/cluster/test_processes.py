@@ -1,6 +1,7 @@
 """Workers as processes: killed, paused, told to stop; with a Redis that is killed as well."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from sms4sats_async.cluster import Cluster
 from tests.cluster.jobs import Processes, asked, code_of, order_id, processes, service
 from tests.cluster.redis_server import RedisServer, needs_redis
 from tests.cluster.soak import Plan, run
+from tests.faults.service import Service
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.real_time
 
 
@@ -127,3 +130,21 @@ async def test_a_password_goes_by_the_environment(redis_server: RedisServer, the
         assert [outcome.code async for outcome in cluster.outcomes()] == [code_of(one)]
     assert wrong.wait(20) == 2
     assert "wrong-1" not in json.dumps((there.place / "wrong.log").read_text())
+
+
+async def test_the_program_of_the_readme(redis_server: RedisServer, there: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = re.search(r"^```python\n(# job\.py: .*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    program = there.place / "job.py"
+    program.write_text(found[1])
+    book = Service(born=lambda held: (setattr(held, "number_at", held.paid_at), setattr(held, "code_at", held.paid_at + 1)))
+    async with book.serving() as server:
+        for name, value in {"SMS4SATS_URL": server.url, "SMS4SATS_REDIS": redis_server.url, "SMS4SATS_API_KEY": "key"}.items():
+            monkeypatch.setenv(name, value)
+        for number in range(2):
+            there.start("sms4sats_async.cluster", "--base-url", server.url, "--rate", "50", name=f"worker{number}")
+        with anyio.fail_after(60):
+            ended = await anyio.run_process([sys.executable, str(program)], check=False)
+    assert ended.stderr == b""
+    assert ended.stdout.split(b"\n") == [b"187 048213"] * 100 + [b""]
+    assert len(book.orders) == 100
