@@ -2337,7 +2337,97 @@ _TERMINAL = [
     ),
 ]
 
-VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_PAYING, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW, *_STARTS, *_TERMINAL]
+# --- many machines ---------------------------------------------------------------------------------------------------------------
+
+_CLUSTER = [
+    Variant(
+        "a-worker-that-stops-cancels",
+        "hands back the orders at once, and cancels none",
+        "cluster/worker.py",
+        "cancel_on_exit=False,",
+        "cancel_on_exit=True,",
+        ("cluster/test_worker.py::test_a_worker_that_stops_hands_back_its_orders_at_once_and_cancels_none",),
+    ),
+    Variant(
+        "an-order-is-put-in-twice",
+        "it is put in once",
+        "cluster/scripts.py",
+        "if there and #redis.call('XRANGE', KEYS[1], there, there) > 0 then return 0 end\n",
+        "",
+        ("cluster/test_worker.py::test_an_order_put_in_twice_is_watched_once_and_told_once",),
+    ),
+    Variant(
+        "a-share-without-end",
+        "workers go on with their last share for 10 s, then ask nothing",
+        "cluster/worker.py",
+        "self._batch.allow(beat.share, seconds=until - now)",
+        "self._batch.allow(beat.share)",
+        ("cluster/test_worker.py::test_without_redis_polls_go_on_for_a_while_then_pause_then_go_on",),
+    ),
+    Variant(
+        "what-redis-has-lost-stays-lost",
+        "the workers put back what they watch",
+        "cluster/worker.py",
+        'if self._why == "forgotten":',
+        'if self._why == "lost":',
+        ("cluster/test_worker.py::test_redis_that_has_lost_its_data_gets_the_orders_back",),
+    ),
+    Variant(
+        "shares-add-up-to-more",
+        "never add up to more than the rate",
+        "cluster/scripts.py",
+        "math.max(0, math.min(math.max(1, math.floor(rate * part)), rate - taken))",
+        "math.max(1, math.floor(rate * part))",
+        ("cluster/test_worker.py::test_without_a_share_a_worker_stands_by",),
+    ),
+    Variant(
+        "silence-of-redis-is-death",
+        "nobody could be heard: so silence is no sign yet that somebody is dead",
+        "cluster/scripts.py",
+        "if now - latest > tonumber(ARGV[12]) then",
+        "if false then",
+        ("cluster/test_worker.py::test_nobody_is_taken_for_dead_because_redis_was_away",),
+    ),
+    Variant(
+        "a-dead-letter-repeats-what-was-in-it",
+        "nothing of what was in it: that can be a secret",
+        "cluster/messages.py",
+        'told if told.startswith("order: ") else "its kind or its created_at cannot be read"',
+        "told",
+        ("cluster/test_worker.py::test_what_is_no_order_lies_with_the_dead_letters_and_stops_nothing",),
+    ),
+    Variant(
+        "a-rental-ends-with-its-code",
+        "Without entries the outcome is no end.",
+        "cluster/worker.py",
+        "if outcome.error is not None or outcome.order.kind is not OrderKind.rental:",
+        "if self.orders:",
+        ("cluster/test_worker.py::test_a_rental_tells_each_code_and_goes_on",),
+    ),
+    Variant(
+        "a-loan-without-end",
+        "after so many seconds without a new word no request leaves",
+        "agenda.py",
+        "return at if at < self._allowed_until else math.inf",
+        "return at",
+        ("test_agenda.py::test_a_loan_ends_and_begins_anew",),
+    ),
+]
+
+VARIANTS = [
+    *_CALLS,
+    *_WATCHING,
+    *_BATCH,
+    *_PAYING,
+    *_MONEY,
+    *_ERRORS,
+    *_SANDBOX,
+    *_ADDRESSES,
+    *_GOOD_TO_KNOW,
+    *_STARTS,
+    *_TERMINAL,
+    *_CLUSTER,
+]
 
 
 def main() -> None:

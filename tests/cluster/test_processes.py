@@ -142,7 +142,7 @@ async def test_the_program_of_the_readme(redis_server: RedisServer, there: Proce
         for name, value in {"SMS4SATS_URL": server.url, "SMS4SATS_REDIS": redis_server.url, "SMS4SATS_API_KEY": "key"}.items():
             monkeypatch.setenv(name, value)
         for number in range(2):
-            there.start("sms4sats_async.cluster", "--base-url", server.url, "--rate", "50", name=f"worker{number}")
+            there.start("sms4sats_async.cluster", "--base-url", server.url, "--rate", "200", name=f"worker{number}")
         with anyio.fail_after(60):
             ended = await anyio.run_process([sys.executable, str(program)], check=False)
     assert ended.stderr == b""
