@@ -18,7 +18,7 @@ from sms4sats_async.cluster import Cluster
 from tests.cluster.jobs import Processes, asked, code_of, order_id, processes, service
 from tests.cluster.redis_server import RedisServer, needs_redis
 from tests.cluster.soak import Plan, run
-from tests.faults.service import Service
+from tests.faults.service import Held, Service
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.real_time
@@ -132,12 +132,16 @@ async def test_a_password_goes_by_the_environment(redis_server: RedisServer, the
     assert "wrong-1" not in json.dumps((there.place / "wrong.log").read_text())
 
 
+def _at_once(held: Held) -> None:
+    held.number_at, held.code_at = held.paid_at, held.paid_at + 1
+
+
 async def test_the_program_of_the_readme(redis_server: RedisServer, there: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     found = re.search(r"^```python\n(# job\.py: .*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     assert found is not None
     program = there.place / "job.py"
     program.write_text(found[1])
-    book = Service(born=lambda held: (setattr(held, "number_at", held.paid_at), setattr(held, "code_at", held.paid_at + 1)))
+    book = Service(born=_at_once)
     async with book.serving() as server:
         for name, value in {"SMS4SATS_URL": server.url, "SMS4SATS_REDIS": redis_server.url, "SMS4SATS_API_KEY": "key"}.items():
             monkeypatch.setenv(name, value)
