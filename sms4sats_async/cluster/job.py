@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from types import TracebackType
@@ -17,7 +19,11 @@ from sms4sats_async.cluster.messages import order_to_json, outcome_from_json
 from sms4sats_async.cluster.store import AGAIN, RedisAway, Store
 from sms4sats_async.models import Order, OrderKind
 
+FORGET_EVERY = 0.5
+"""Seconds from one time that Redis is told what was read to the next."""
+
 T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -74,6 +80,8 @@ class Cluster:
     def __init__(self, url: str, *, name: str = "sms4sats") -> None:
         self._store = Store(url, name)
         self._name = name
+        self._read: set[str] = set()
+        self._forgotten_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<Cluster {self._name}>"
@@ -86,7 +94,13 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Close the connections. The job goes on."""
-        await self._store.aclose()
+        try:
+            if self._read:
+                await self._store.done(self._read)
+        except RedisAway:
+            _logger.warning("the last %d outcomes that were read will be told again: redis is away", len(self._read))
+        finally:
+            await self._store.aclose()
 
     async def submit(self, order: Order | str, *, kind: OrderKind | str = OrderKind.receive) -> bool:
         """Put an order in to be watched, or the order with this id; returns when Redis has it.
@@ -103,13 +117,13 @@ class Cluster:
             check_order_id(order)
             order = Order(order, OrderKind(kind))
         order_id, text = order.id, order_to_json(order)
-        return await _patiently(lambda: self._store.submit(order_id, text))
+        return bool(await _patiently(lambda: self._store.submit([(order_id, text)])))
 
     async def outcomes(self, *, reader: str = "reader", forever: bool = False) -> AsyncGenerator[Outcome]:
         """Iterate over the outcomes as they come; the end comes when every order has had its own and all are read.
 
-        An outcome is done with, and forgotten, when the next one is asked for. One that was not is told again to the next reader of this
-        name: a program that dies loses none, and may see its last one twice.
+        An outcome is done with when the next one is asked for, and is forgotten within half a second of that, or as the cluster is closed.
+        One that was not is told again to the next reader of this name: a program that dies loses none, and may see its last ones twice.
 
         Args:
             reader: each outcome goes to one of the readers; two that read at the same time need two names.
@@ -117,6 +131,7 @@ class Cluster:
         """
         new, known, idle = False, "", False
         while True:
+            await self._forget()
             try:
                 entries = await self._store.outcomes(reader, new=new, block=new and not idle)
                 if idle and not entries:
@@ -132,7 +147,17 @@ class Cluster:
             for entry, fields in entries:
                 if fields:
                     yield outcome_from_json(fields[b"outcome"])
-                await _patiently(partial(self._store.done, [entry]))
+                self._read.add(entry)
+                if anyio.current_time() >= self._forgotten_at + FORGET_EVERY:
+                    await self._forget()
+
+    async def _forget(self) -> None:
+        """Let Redis forget what was read: many at once, because it may wait for its disk each time."""
+        if self._read:
+            read = set(self._read)
+            await _patiently(partial(self._store.done, read))
+            self._read -= read  # not before: who is cancelled meanwhile reads none twice
+        self._forgotten_at = anyio.current_time()
 
     async def waiting(self) -> int:
         """Return how many orders have not ended yet."""

@@ -13,39 +13,55 @@ The keys, all behind the job's name:
 
 NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
 
-# KEYS orders open   ARGV order-id json
-# An order that is there already is not put in again, so whoever is in doubt can say it again.
+# KEYS orders open   ARGV (order-id json)...
+# An order that is there already is not put in again, so whoever is in doubt can say it again. Returns how many were put in.
 SUBMIT = """
-local there = redis.call('HGET', KEYS[2], ARGV[1])
-if there and #redis.call('XRANGE', KEYS[1], there, there) > 0 then return 0 end
-redis.call('HSET', KEYS[2], ARGV[1], redis.call('XADD', KEYS[1], '*', 'order', ARGV[2]))
-return 1
+local put = 0
+for i = 1, #ARGV, 2 do
+  local there = redis.call('HGET', KEYS[2], ARGV[i])
+  if not (there and #redis.call('XRANGE', KEYS[1], there, there) > 0) then
+    redis.call('HSET', KEYS[2], ARGV[i], redis.call('XADD', KEYS[1], '*', 'order', ARGV[i + 1]))
+    put = put + 1
+  end
+end
+return put
 """
 
-# KEYS orders open outcomes epoch   ARGV group epoch outcome order-id entry...
+# KEYS orders open outcomes epoch   ARGV group (epoch outcome order-id how-many-entries entry...)...
+# Many in one step: Redis writes to its disk once for them all, where it waits for that.
 # The end of an order is told by the one who takes its entry away, so it is told once however many have watched it. Where Redis has lost
 # its data since, nobody can know that: it is told, rather than lost. Without entries the outcome is no end.
 TELL = """
-if #ARGV > 4 then
+local known, i = redis.call('GET', KEYS[4]), 2
+while i <= #ARGV do
+  local epoch, outcome, order, count = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local taken = 0
-  for i = 5, #ARGV do
-    if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
-      redis.call('XDEL', KEYS[1], ARGV[i])
+  for j = i + 4, i + 3 + count do
+    if redis.call('XACK', KEYS[1], ARGV[1], ARGV[j]) == 1 then
+      redis.call('XDEL', KEYS[1], ARGV[j])
       taken = taken + 1
     end
-    if redis.call('HGET', KEYS[2], ARGV[4]) == ARGV[i] then redis.call('HDEL', KEYS[2], ARGV[4]) end
+    if redis.call('HGET', KEYS[2], order) == ARGV[j] then redis.call('HDEL', KEYS[2], order) end
   end
-  if taken == 0 and redis.call('GET', KEYS[4]) == ARGV[2] then return 0 end
+  if count == 0 or taken > 0 or known ~= epoch then redis.call('XADD', KEYS[3], '*', 'outcome', outcome) end
+  i = i + 4 + count
 end
-redis.call('XADD', KEYS[3], '*', 'outcome', ARGV[3])
 return 1
 """
 
+# KEYS outcomes   ARGV group entry...
+# What was read is forgotten, in one step: what is taken from the group's list alone would lie in the stream for ever.
+FORGET = """
+redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 2))
+return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))
+"""
+
 # KEYS orders dead   ARGV group entry reason field value field value...
+# Of the fields no more than Lua can hand on at once.
 BURY = """
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('XDEL', KEYS[1], ARGV[2])
-redis.call('XADD', KEYS[2], '*', 'reason', ARGV[3], unpack(ARGV, 4))
+redis.call('XADD', KEYS[2], '*', 'reason', ARGV[3], unpack(ARGV, 4, math.min(#ARGV, 2003)))
 return 1
 """
 

@@ -110,6 +110,7 @@ class Store:
         self._submit, self._tell, self._bury = script(scripts.SUBMIT), script(scripts.TELL), script(scripts.BURY)
         self._beat, self._take_over = script(scripts.BEAT), script(scripts.TAKE_OVER)
         self._leave, self._roll, self._look = script(scripts.LEAVE), script(scripts.ROLL), script(scripts.LOOK)
+        self._forget = script(scripts.FORGET)
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,9 +125,9 @@ class Store:
 
     # --- orders ----------------------------------------------------------------------------------------------------------------
 
-    async def submit(self, order_id: str, order: str) -> bool:
-        """Put an order in; False if it is there already."""
-        return bool(await self._run(self._submit, [self._orders, self._open], [order_id, order]))
+    async def submit(self, orders: Iterable[tuple[str, str]]) -> int:
+        """Put orders in, each an id and its JSON, in one step; return how many were not there already."""
+        return int(await self._run(self._submit, [self._orders, self._open], [part for order in orders for part in order]))
 
     async def read(self, worker: str, count: int) -> list[Entry]:
         """Give this worker up to so many orders that nobody has had yet; wait a little when there is none."""
@@ -136,10 +137,11 @@ class Store:
         """Return what this worker was given and has not ended, from that entry on, some hundred at a time."""
         return await self._read_group(WORKERS, worker, self._orders, after, 500, block=False)
 
-    async def tell(self, telling: Telling) -> bool:
-        """Tell an outcome; False when the end of this order was told already, or is another one's to tell."""
+    async def tell(self, tellings: Iterable[Telling]) -> None:
+        """Tell outcomes, in one step; but not the end of an order that was told already, or is another one's to tell."""
         keys = [self._orders, self._open, self._outcomes, self._epoch]
-        return bool(await self._run(self._tell, keys, [WORKERS, telling.epoch, telling.outcome, telling.order_id, *telling.entries]))
+        told = ((one.epoch, one.outcome, one.order_id, len(one.entries), *one.entries) for one in tellings)
+        await self._run(self._tell, keys, [WORKERS, *(part for parts in told for part in parts)])
 
     async def bury(self, entry: str, fields: dict[bytes, bytes], reason: str) -> None:
         """Move what is no order to the dead letters."""
@@ -193,10 +195,8 @@ class Store:
         return await self._read_group(READERS, reader, self._outcomes, ">" if new else "0", 100, block=block)
 
     async def done(self, entries: Iterable[str]) -> None:
-        """Forget outcomes that have been read."""
-        ids = list(entries)
-        await self._ask("XACK", self._outcomes, READERS, *ids)
-        await self._ask("XDEL", self._outcomes, *ids)
+        """Forget outcomes that have been read, in one step."""
+        await self._run(self._forget, [self._outcomes], [READERS, *entries])
 
     # --- asking ----------------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
+from itertools import islice
 
 import anyio
 
@@ -31,7 +32,7 @@ GIVE_UP_AFTER = 12.0
 BEAT = 0.5
 """Seconds from one beat to the next."""
 CHUNK = 100
-"""Orders that are taken at once, and by how many more than its fair part a worker may watch before it leaves new ones to the others."""
+"""Orders that are taken at once, or outcomes told; and by how many more than its fair part a worker may watch before it leaves new ones."""
 RESCUES = 10
 """Such chunks that are taken over at one beat."""
 LAST_WORDS = 5.0
@@ -179,12 +180,17 @@ class Worker:
             while self._homeless or self.untold:
                 try:
                     while self._homeless:
-                        order_id, order = next(iter(self._homeless.items()))
-                        await self.store.submit(order_id, order_to_json(order))
-                        del self._homeless[order_id]
+                        orders = list(islice(self._homeless.values(), CHUNK))
+                        await self.store.submit((order.id, order_to_json(order)) for order in orders)
+                        for order in orders:
+                            del self._homeless[order.id]
                     while self.untold:
-                        await self.store.tell(self.untold[0])
-                        self.untold.popleft()
+                        tellings = list(islice(self.untold, CHUNK))  # there may be more when they are told
+                        await self.store.tell(tellings)
+                        for told in tellings:
+                            self.untold.popleft()
+                            if self._session is not None:
+                                self._session.let_go(told)
                 except RedisAway:
                     await anyio.sleep(AGAIN)
 
@@ -235,6 +241,7 @@ class _Session:
         self._in_doubt = False
         self._why: str | None = None
         self._scope: anyio.CancelScope | None = None
+        self._news = anyio.Event()
         self._batch = worker.new_batch(self._arrivals())
         self._counts: deque[tuple[float, int]] = deque()
         self._paused_at = -math.inf
@@ -246,6 +253,10 @@ class _Session:
         self._why = self._why or why
         if self._scope is not None:
             self._scope.cancel()
+
+    def let_go(self, told: Telling) -> None:
+        """The entries of what is told are no longer among those that Redis holds us for."""
+        self._entries.difference_update(told.entries)
 
     async def run(self) -> str:
         """Work until the end of the session, and return why it ended. The orders are handed back, and what is untold is kept."""
@@ -276,7 +287,8 @@ class _Session:
                 if self._why is not None:
                     return
                 tasks.start_soon(self._live)
-                await self._tell()
+                tasks.start_soon(self._tell)
+                await self._listen()
                 self.end("the client was closed")
         except BaseExceptionGroup as group:
             raise one_of(group) from None
@@ -440,22 +452,32 @@ class _Session:
 
     # --- telling ---------------------------------------------------------------------------------------------------------------
 
-    async def _tell(self) -> None:
-        """Tell each outcome; what cannot be told yet is kept, and the polls go on meanwhile."""
+    async def _listen(self) -> None:
+        """Note each outcome."""
         async for outcome in self._batch:
             if self._worker.client.is_closed:
                 return
-            if isinstance(outcome.error, OrderUnresolved) and anyio.current_time() < self._paused_at + 2 * LAST_STEPS:
-                self._batch.add(outcome.order)  # its last steps fell into the pause without Redis
+            if isinstance(outcome.error, OrderUnresolved) and self._was_paused():
+                self._batch.add(outcome.order)
                 continue
-            told = self._note(outcome)
-            await self._worker.settle(math.inf)
-            self._entries.difference_update(told)  # now they are no longer among those that Redis holds us for
+            self._note(outcome)
+            self._news.set()
 
-    def _note(self, outcome: Outcome) -> tuple[str, ...]:
-        """Keep an outcome until it is told; return the entries that end with it."""
+    def _was_paused(self) -> bool:
+        """Whether the last steps of an order that ends now fell into a pause without Redis."""
+        now = anyio.current_time()
+        return self._worker.loan.left(now) == 0 or now < self._paused_at + 2 * LAST_STEPS
+
+    async def _tell(self) -> None:
+        """Tell what was noted, and while that is told, what comes is noted; without Redis it is kept, and the polls go on."""
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            await self._worker.settle(math.inf)
+
+    def _note(self, outcome: Outcome) -> None:
+        """Keep an outcome until it is told, with the entries that end with it."""
         entries: tuple[str, ...] = ()
         if outcome.error is not None or outcome.order.kind is not OrderKind.rental:  # a rental goes on after a code
             entries = tuple(self.orders.pop(outcome.order.id)[1])
         self._worker.untold.append(Telling(outcome_to_json(outcome), outcome.order.id, self._epoch, entries))
-        return entries

@@ -36,9 +36,12 @@ async def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
             await anyio.sleep(0.01)
 
 
-def two_workers(client: Client, redis_server: RedisServer) -> list[Worker]:
+def two_workers(client: Client, redis_server: RedisServer, capacity: int = 100) -> list[Worker]:
     """Two that look every second, and soon miss Redis and each other."""
-    return [Worker(client, redis_server.url, rate=100, poll_interval=1.0, keep_share=1.5, give_up_after=3.0) for _ in range(2)]
+    return [
+        Worker(client, redis_server.url, rate=100, capacity=capacity, poll_interval=1.0, keep_share=1.5, give_up_after=3.0)
+        for _ in range(2)
+    ]
 
 
 def orders(service: Service, count: int, **times: float) -> list[Held]:
@@ -79,6 +82,44 @@ async def test_an_order_put_in_twice_is_watched_once_and_told_once(redis_server:
         assert told == [held.code]
         assert held.most_at_once == 1
         assert await cluster.submit(held.id) is True  # its end was told: it can be put in anew
+
+
+async def test_outcomes_that_come_together_are_told_and_forgotten_together(redis_server: RedisServer) -> None:
+    service = Service()
+    async with service.serving() as server, Client(base_url=server.url) as client, Cluster(redis_server.url) as cluster:
+        held = orders(service, 300, code_at=1000.0)
+        for order in held:
+            await cluster.submit(order.id)
+        async with working(Worker(client, redis_server.url, rate=1000, poll_interval=1.0)):
+            await until(lambda: all(order.looks for order in held))
+            with redis_server.client() as redis:
+                redis.config_resetstat()
+                for order in held:
+                    order.code_at = anyio.current_time()
+                codes = [outcome.code async for outcome in cluster.outcomes()]
+                steps = redis.info("commandstats")["cmdstat_evalsha"]["calls"]  # type: ignore[index]
+                assert redis.xlen("sms4sats:outcomes") == 0
+    assert sorted(filter(None, codes)) == [order.code for order in held]
+    assert steps < 150  # beats included
+
+
+async def test_who_stops_reading_is_told_again_what_it_was_not_done_with(redis_server: RedisServer) -> None:
+    service = Service()
+    async with service.serving() as server, Client(base_url=server.url) as client:
+        held = orders(service, 10, code_at=0.0)
+        async with Cluster(redis_server.url) as cluster, working(Worker(client, redis_server.url, rate=100)):
+            for order in held:
+                await cluster.submit(order.id)
+            with anyio.fail_after(10):
+                while await cluster.waiting():  # noqa: ASYNC110 - of another's task
+                    await anyio.sleep(0.1)
+            outcomes = cluster.outcomes()
+            first = [(await anext(outcomes)).code for _ in range(5)]
+            await outcomes.aclose()
+        async with Cluster(redis_server.url) as cluster:
+            rest = [outcome.code async for outcome in cluster.outcomes()]
+    assert first[-1] == rest[0]  # it was given, but the next one was never asked for
+    assert sorted(filter(None, first[:-1] + rest)) == [order.code for order in held]
 
 
 async def test_what_ends_without_a_code_is_told_as_a_batch_tells_it(redis_server: RedisServer) -> None:
@@ -125,6 +166,7 @@ async def test_what_is_no_order_lies_with_the_dead_letters_and_stops_nothing(
         with redis_server.client() as redis:
             for text in ("{", "[]", "{}", json.dumps({"id": secret, "kind": secret}), json.dumps({"id": secret, "country": True})):
                 redis.xadd("sms4sats:orders", {"order": text})
+            redis.xadd("sms4sats:orders", {f"{number}": secret for number in range(5000)})  # more than a script can take at once
             redis.xadd("sms4sats:orders", {"task": secret})
         await cluster.submit(held.id)
         async with working(Worker(client, redis_server.url, rate=50)):
@@ -136,6 +178,7 @@ async def test_what_is_no_order_lies_with_the_dead_letters_and_stops_nothing(
         "order: no id",
         "its kind or its created_at cannot be read",
         "order: country cannot be a boolean",
+        "there is no field named order",
         "there is no field named order",
     ]
     assert letters[-1].fields == {"task": secret.encode()}
@@ -306,16 +349,19 @@ async def test_nobody_is_taken_for_dead_because_redis_was_away(redis_server: Red
     service = Service()
     async with service.serving() as server, Client(base_url=server.url) as client, Cluster(redis_server.url) as cluster:
         held = orders(service, 20, code_at=1000.0)
-        async with working(*(workers := two_workers(client, redis_server))):
-            for order in held:
-                await cluster.submit(order.id)
-            await until(lambda: sum(worker.watching for worker in workers) == 20)
-            redis_server.pause()
-            await anyio.sleep(5)
-            redis_server.go_on()
-            for order in held:
-                order.code_at = anyio.current_time()
-            told = [outcome.code async for outcome in cluster.outcomes()]
+        one, two = two_workers(client, redis_server, capacity=10)
+        async with working(one):
+            await anyio.sleep(0.25)  # so that one of them is heard some time before the other
+            async with working(two):
+                for order in held:
+                    await cluster.submit(order.id)
+                await until(lambda: one.watching == two.watching == 10)
+                redis_server.kill()
+                await anyio.sleep(4)
+                redis_server.start()
+                for order in held:
+                    order.code_at = anyio.current_time() + 2
+                told = [outcome.code async for outcome in cluster.outcomes()]
     assert sorted(filter(None, told)) == [order.code for order in held]
     assert "taken over" not in caplog.text
     assert "a new start" not in caplog.text
