@@ -21,7 +21,7 @@ import attrs
 
 from sms4sats_async import Order, Outcome
 from sms4sats_async.cluster import Cluster
-from tests.cluster.jobs import Processes, asked, code_of, order_id, permits, processes, service
+from tests.cluster.jobs import PATIENCE, Processes, asked, code_of, order_id, permits, processes, service
 from tests.cluster.redis_server import RedisServer
 from tests.test_agenda import most_in_a_second
 
@@ -38,6 +38,8 @@ class Plan:
     code_to: float = 30.0
     kill_first: float = 6.0
     kill_second: float = 14.0
+    kills: int = 2
+    """How many workers are killed; Redis is at ``kill_second``, whatever this is."""
     redis_away: float = 3.0
     keep_share: float = 10.0
     give_up_after: float = 12.0
@@ -58,10 +60,17 @@ class Figures:
     requests: int
     most_permits: int
     most_arrived: int
+    orphans: tuple[int, ...]
+    """How many orders each worker that was killed watched then."""
     watched_again: float
     """The longest that an order waited for its first look after its worker's death, in seconds."""
     delays: tuple[float, float, float]
     """From the code to its outcome, in seconds: half, 95 %, most."""
+    workers_left: int
+    paused_after: float
+    """From Redis's end to the last turn before it is back, in seconds."""
+    went_on_after: float
+    """From its return to the next turn."""
 
 
 async def run(plan: Plan, place: Path) -> Figures:
@@ -73,11 +82,16 @@ async def run(plan: Plan, place: Path) -> Figures:
         ]
         workers = [there.start("tests.cluster.worker", str(place), *arguments, name=f"worker{n}") for n in range(plan.workers)]
         deaths: list[float] = []
+        away: list[float] = []
         outcomes: list[tuple[Outcome, float]] = []
         rng = random.Random(plan.seed)  # noqa: S311 - a schedule, the same each time
         ids = [order_id(n, 1 + rng.random(), rng.uniform(plan.code_from, plan.code_to)) for n in range(plan.orders)]
-        began = time.monotonic()
+        orphans: list[int] = []
         async with Cluster(redis.url) as cluster:
+            with anyio.fail_after(PATIENCE):
+                while len(await cluster.workers()) < plan.workers:  # noqa: ASYNC110 - of other processes
+                    await anyio.sleep(0.1)
+            began = time.monotonic()
 
             async def submit() -> None:
                 for number, one in enumerate(ids):
@@ -90,13 +104,17 @@ async def run(plan: Plan, place: Path) -> Figures:
                         outcomes.append((outcome, time.monotonic()))
 
             async def kill() -> None:
-                for worker, at in zip(workers, (plan.kill_first, plan.kill_second), strict=False):
+                for worker, at in zip(workers, (plan.kill_first, plan.kill_second)[: plan.kills], strict=False):
                     await anyio.sleep(max(0.0, began + at - time.monotonic()))
+                    orphans.extend(state.watching for state in await cluster.workers() if f"-{worker.pid}-" in state.name)
                     worker.send_signal(signal.SIGKILL)
                     deaths.append(time.monotonic())
                 if plan.redis_away:
+                    await anyio.sleep(max(0.0, began + plan.kill_second - time.monotonic()))
                     redis.kill()
+                    away.append(time.monotonic())
                     await anyio.sleep(plan.redis_away)
+                    away.append(time.monotonic())
                     redis.start()
 
             async with anyio.create_task_group() as tasks:
@@ -104,11 +122,20 @@ async def run(plan: Plan, place: Path) -> Figures:
                 tasks.start_soon(kill)
                 tasks.start_soon(read)
             seconds = time.monotonic() - began
-        return _figures(plan, there, ids, outcomes, deaths, seconds)
+        left = sum(worker.poll() is None for worker in workers)
+        return _figures(plan, there, ids, outcomes, deaths, orphans, away, left, seconds)
 
 
 def _figures(  # noqa: PLR0917
-    plan: Plan, there: Processes, ids: list[str], outcomes: list[tuple[Outcome, float]], deaths: list[float], seconds: float
+    plan: Plan,
+    there: Processes,
+    ids: list[str],
+    outcomes: list[tuple[Outcome, float]],
+    deaths: list[float],
+    orphans: list[int],
+    away: list[float],
+    left: int,
+    seconds: float,
 ) -> Figures:
     looks = asked(there)
     told = Counter(outcome.order.id for outcome, _ in outcomes)
@@ -133,8 +160,12 @@ def _figures(  # noqa: PLR0917
         requests=len(turns),
         most_permits=most_in_a_second(turns),
         most_arrived=most_in_a_second(arrivals),
+        orphans=tuple(orphans),
         watched_again=round(max(gaps, default=0.0), 1),
         delays=tuple(round(delays[int(part * (len(delays) - 1))], 1) for part in (0.5, 0.95, 1.0)),  # type: ignore[arg-type]
+        workers_left=left,
+        paused_after=round(max((at - away[0] for at in turns if away and at < away[1]), default=0.0), 1),
+        went_on_after=round(min((at - away[1] for at in turns if away and at > away[1]), default=0.0), 1),
     )
 
 

@@ -45,11 +45,13 @@ async def watched(cluster: Cluster, count: int, seconds: float = 20.0) -> None:
 
 async def test_workers_and_redis_are_killed_and_no_code_is_lost() -> None:
     needs_redis()
-    plan = Plan(orders=2000, rate=400, code_from=5, code_to=25, kill_first=6, kill_second=10, redis_away=2, keep_share=3, give_up_after=5)
+    plan = Plan(orders=2000, rate=400, code_from=5, code_to=20, kill_first=5, kill_second=9, redis_away=2, keep_share=3, give_up_after=5)
     with tempfile.TemporaryDirectory(prefix="r") as place:
         figures = await run(plan, Path(place))
     assert (figures.outcomes, figures.told_twice, figures.lost, figures.wrong, figures.cancels) == (2000, 0, 0, 0, 0)
-    assert figures.watched_again < 30
+    assert min(figures.orphans) > 50
+    assert plan.give_up_after - 1 < figures.watched_again < 30
+    assert figures.workers_left == 1
     assert figures.requests > 2000
     assert figures.most_permits <= plan.rate
 
