@@ -415,8 +415,7 @@ class Transport:
                 except BaseExceptionGroup as group:  # on trio, httpcore's connect raises a group of nothing but Cancelled
                     raise one_of(group) from None
                 except anyio.get_cancelled_exc_class() as cancellation:
-                    for link in _chain(cancellation, theirs):  # the frames below hold the request, its key and its order's id
-                        link.__traceback__ = None
+                    _forget_frames(cancellation, theirs)
                     raise
             if flight.cancelled_caught and not outcome.concluded:
                 ground = "the client was closed" if self.closed else f"no whole reply within {self._timeout:g} s"
@@ -668,11 +667,13 @@ async def _close(lane: _Lane) -> None:
 
 
 async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
+    theirs = sys.exception()
     with anyio.move_on_after(_CLOSE_TIMEOUT):
         try:
             await close()
         except Exception as error:  # noqa: BLE001
             _logger.debug("closing a connection: %s", type(error).__name__)
+            _forget_frames(error, theirs)
 
 
 def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
@@ -692,7 +693,7 @@ def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, An
 
 async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: list[Any]) -> bool:
     """Read the body as it comes over the wire, up to the limit, and say whether that was all of it."""
-    size = 0
+    size, theirs = 0, sys.exception()
     parts: Any = aiter(stream)
     try:
         async for chunk in parts:
@@ -703,9 +704,10 @@ async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: 
                 await (lane.transport if lane.own else stream).aclose()
             else:
                 break
-    except Exception:
+    except Exception as error:
         if size <= limit:
             raise
+        _forget_frames(error, theirs)
     if size > limit and hasattr(parts, "aclose"):
         await parts.aclose()
     return size <= limit
@@ -914,8 +916,7 @@ def _transport_error(call: Call[Any], error: Exception, theirs: BaseException | 
     ground = (harmless(ground) if tells else printable(ground))[:_MAX_WORDS]
     date = f"; is this machine's date right? It says {datetime.now().astimezone():%Y-%m-%d}" if _is_tls(error, theirs) else ""
     ours = TransportError(f"{call}: {ground}{date}")
-    for link in _chain(error, theirs):
-        link.__traceback__ = None
+    _forget_frames(error, theirs)
     if not tells:  # else it would tell wherever a traceback is printed
         ours.__cause__ = error
     return ours
@@ -940,6 +941,12 @@ def _chain(error: BaseException, theirs: BaseException | None = None) -> Iterato
         waiting.extend(inner for inner in (link.__context__, link.__cause__) if inner is not None)
         if isinstance(link, BaseExceptionGroup):
             waiting.extend(cast("BaseExceptionGroup[BaseException]", link).exceptions)
+
+
+def _forget_frames(error: BaseException, theirs: BaseException | None) -> None:
+    """Frames hold the request, its key and its order's id; aiohttp raises one exception again and again, and would keep them all."""
+    for link in _chain(error, theirs):
+        link.__traceback__ = None
 
 
 def _ground(error: Exception, theirs: BaseException | None = None) -> str:

@@ -1978,6 +1978,14 @@ _ADDRESSES = [
 
 _GOOD_TO_KNOW = [
     Variant(
+        "a-swallowed-exception-keeps-its-frames",
+        "Frames hold the request, its key and its order's id",
+        "transport.py",
+        "            raise\n        _forget_frames(error, theirs)\n",
+        "            raise\n",
+        ("test_own_transports.py::test_an_exception_that_lives_for_ever_keeps_no_request_alive",),
+    ),
+    Variant(
         "a-status-ok-alone-is-a-status",
         "A status without `paid` is refused",
         "models.py",
