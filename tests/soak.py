@@ -924,10 +924,12 @@ class Wave:
                 yield self._again(again.popleft(), hold_window)
             elif self.numbers:
                 user = await self._placed(client, self.numbers[0])
-                if user is not None:
-                    self.numbers.popleft()  # not before: leaving the block ends us where we wait
-                    self._begin(user, hold_window)
-                    yield user.order
+                if user is None:
+                    await anyio.sleep(1)  # in an outage of the whole service: its refusals take no time, and so it would never end
+                    continue
+                self.numbers.popleft()  # not before: leaving the block ends us where we wait
+                self._begin(user, hold_window)
+                yield user.order
             elif self._watched_now():
                 await anyio.sleep(5)
             else:

@@ -400,3 +400,12 @@ async def test_looks_are_a_second_apart_although_the_first_had_to_wait_for_a_con
     gaps = [later - earlier for earlier, later in pairwise(second.looks)]
     assert len(gaps) > 3
     assert min(gaps) >= 0.99
+
+
+async def test_a_batch_gets_through_an_outage_in_which_refusals_take_no_time() -> None:
+    found, now = Found(), anyio.current_time()
+    wave = soaking.Wave(Setup(orders=3, faults=0, batch=True, draw=soon), found, range(3), random.Random(1))  # noqa: S311 - orders, not secrets
+    wave.outages = [soaking.Outage(now, now + 60, "5xx with a reason")]
+    await wave.run()
+    assert 50 <= found.struck["outage: 5xx with a reason"] <= 61  # one a second
+    assert (found.counts["orders"], found.broken) == (3, {})
