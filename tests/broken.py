@@ -144,7 +144,7 @@ class Workshop:
 
     def _run(self, package: Path, tests: Iterable[str], *options: str) -> tuple[int, str]:
         """Run tests against this package, and return pytest's exit code and words."""
-        fixed = ["-q", "-rf", "--tb=no", "-o", "addopts=", *(f"-pno:{plugin}" for plugin in ("cacheprovider", "randomly", "cov", "xdist"))]
+        fixed = ["-q", "-rf", "--tb=no", "-o", "addopts=", *(f"-pno:{plugin}" for plugin in ("cacheprovider", "randomly", "cov", "xdist", "asyncio", "trio"))]
         early = "-Wignore:Module already imported:pytest.PytestAssertRewriteWarning"  # what the trier has imported
         arguments = [*fixed, early, *options, *(f"tests/{test}" for test in tests)]
         with tempfile.NamedTemporaryFile("r", dir=self._place, encoding="utf-8") as output:

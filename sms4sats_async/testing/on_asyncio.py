@@ -19,20 +19,21 @@ class AsyncioTime:
     """The virtual time of the loop that runs the caller; it begins at once."""
 
     def __init__(self, patience: Callable[[], float]) -> None:
-        self._loop: Any = asyncio.get_running_loop()
-        self._selector: Any = getattr(self._loop, "_selector", None)
-        if not isinstance(self._loop, asyncio.BaseEventLoop) or self._selector is None:
-            kind = f"{type(self._loop).__module__}.{type(self._loop).__qualname__}"
+        loop = asyncio.get_running_loop()
+        self._loop: Any = loop
+        self._selector: Any = getattr(loop, "_selector", None)
+        if not isinstance(loop, asyncio.BaseEventLoop) or self._selector is None:
+            kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
             raise RealTimeError(f"the time of {kind} cannot be virtual: run this test on asyncio's own loop, or on trio")
         self._patience = patience
         self._limiter = anyio.to_thread.current_default_thread_limiter()
         self._calls = 0
         self._settling: list[asyncio.Future[None]] = []
         self._passed = 0.0
-        self._shift = _Shift.of(self._loop)
-        self._base: float = self._loop.time()
+        self._shift = _Shift.of(loop)
+        self._base = loop.time()
         self._wait: Callable[[float | None], list[Any]] = self._selector.select
-        self._call: Callable[..., asyncio.Future[Any]] = self._loop.run_in_executor
+        self._call: Callable[..., asyncio.Future[Any]] = loop.run_in_executor
         self._selector.select = self._select
         self._loop.run_in_executor = self._run_in_executor
         self._loop.time = self._time

@@ -57,7 +57,7 @@ class Trouble:
     status: int | None = None
     body: str = ""
     retry_after: int | None = None
-    paths: frozenset[str] | None = attrs.field(default=None, converter=attrs.converters.optional(frozenset[str]))
+    paths: frozenset[str] | None = None
 
     @classmethod
     def unavailable(cls, status: int = 503, *, begins: float = BEGINS, lasts: float = LASTS) -> Self:
@@ -127,7 +127,7 @@ class Script:
     def cancel_refused(cls) -> Self:
         """Return a number, never a code, and a service that does not cancel: the money comes back at 21 minutes."""
         refusal = '{"status": "error", "reason": "unable to save data"}'
-        return attrs.evolve(cls.no_code(), troubles=[Trouble(begins=0, lasts=math.inf, status=500, body=refusal, paths={CANCEL})])
+        return attrs.evolve(cls.no_code(), troubles=[Trouble(begins=0, lasts=math.inf, status=500, body=refusal, paths=frozenset({CANCEL}))])
 
     @classmethod
     def trouble(cls, trouble: Trouble) -> Self:
