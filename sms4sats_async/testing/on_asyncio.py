@@ -34,6 +34,9 @@ class AsyncioTime:
         self._base = loop.time()
         self._wait: Callable[[float | None], list[Any]] = self._selector.select
         self._call: Callable[..., asyncio.Future[Any]] = loop.run_in_executor
+        self._begin()
+
+    def _begin(self) -> None:
         self._selector.select = self._select
         self._loop.run_in_executor = self._run_in_executor
         self._loop.time = self._time
