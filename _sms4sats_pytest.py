@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 FIXTURES = frozenset({"sms4sats_client", "sms4sats_clock", "sms4sats_sandbox", "sms4sats_wallet"})
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the wrapper of pytest-asyncio, which starts a loop
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Generator[None, object, object]:
     """In a test that asks for a fixture of ours, begin with its clock: before any other fixture of the test starts a loop, or sleeps."""
-    if fixturedef.scope == "function" and fixturedef.argname not in FIXTURES and not FIXTURES.isdisjoint(request.fixturenames):
-        from sms4sats_async.testing.plugin import begin_with_the_clock  # noqa: PLC0415 - only for whom it is
+    if fixturedef.scope != "function" or fixturedef.argname in FIXTURES or FIXTURES.isdisjoint(request.fixturenames):
+        return (yield)
+    from sms4sats_async.testing.plugin import clock_first  # noqa: PLC0415 - only for whom it is
 
-        begin_with_the_clock(fixturedef, request)
+    with clock_first(fixturedef, request):
+        return (yield)
 
 
 @pytest.fixture
@@ -37,11 +39,11 @@ def sms4sats_clock(request: pytest.FixtureRequest) -> Generator[Clock]:
 
 
 @pytest.fixture
-def sms4sats_sandbox(sms4sats_clock: Clock) -> ScriptedSandbox:
+def sms4sats_sandbox(sms4sats_clock: Clock, request: pytest.FixtureRequest) -> ScriptedSandbox:
     """The service in memory: say with ``.script("no code")`` how orders go, and see in ``.order``, ``.orders``, ``.calls`` how it went."""
     from sms4sats_async.testing import ScriptedSandbox  # noqa: PLC0415 - only for whom it is
 
-    return ScriptedSandbox(clock=sms4sats_clock.read)
+    return ScriptedSandbox(clock=sms4sats_clock.read, seed=request.node.nodeid)
 
 
 @pytest.fixture

@@ -81,10 +81,9 @@ class Clock:
         """
         if not 0 <= seconds < math.inf:
             raise ValueError(f"time cannot move by {seconds} s")
-        self.begin()
+        source = self._begun()
         await anyio.sleep(seconds)
-        if self._source is not None:
-            await self._source.settle()
+        await source.settle()
 
     async def move_to(self, at: float) -> None:
         """Let time pass until ``now`` is ``at``, likewise.
@@ -104,10 +103,14 @@ class Clock:
         Raises:
             RealTimeError: this loop's time cannot be virtual.
         """
+        self._begun()
+
+    def _begun(self) -> Source:
         if self._source is None or not self._source.is_of_this_task():
             source = _asyncio_time(self) if on_asyncio() else _trio_time(self)
             self.end()
             self._source = source
+        return self._source
 
     def end(self) -> None:
         """Let the loop's time be real again, from where it is. ``now`` stays."""

@@ -57,9 +57,8 @@ class AsyncioTime:
 
     def end(self) -> None:
         """Let time be real again. It does not go back, so from now on it is ahead."""
-        if self._selector.select == self._select:
-            del self._selector.select
-            del self._loop.run_in_executor
+        del self._selector.select
+        del self._loop.run_in_executor
         self._shift.seconds += self._time() - self._shift.time()
         self._loop.time = self._shift.time
 

@@ -6,19 +6,38 @@ test's own fixtures, and where that is not enough, the test is told at once: it 
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from sms4sats_async.testing.clock import Clock
+from sms4sats_async.testing.clock import Clock, RealTimeError
 
 _has_begun = pytest.StashKey[bool]()
 
 
-def begin_with_the_clock(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
-    """Set up the clock before this fixture of the test, unless it is set up, or just doing so."""
+@contextmanager
+def clock_first(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Generator[None]:
+    """Set up the clock before this fixture of the test, unless it is set up, or just doing so.
+
+    Where the clock fails, so does this fixture: by its function, because after an error beside that pytest does not clear it away.
+    """
+    theirs, fixture = fixturedef.func, cast("Any", fixturedef)
     if not request.node.stash.get(_has_begun, False) and fixturedef.argname != "anyio_backend":
-        request.getfixturevalue("sms4sats_clock")
+        try:
+            request.getfixturevalue("sms4sats_clock")
+        except pytest.fail.Exception as failure:
+            fixture.func = _failing(failure)
+    try:
+        yield
+    finally:
+        fixture.func = theirs
+
+
+def _failing(failure: BaseException) -> Callable[..., None]:
+    def fail(**_: object) -> None:
+        raise failure
+
+    return fail
 
 
 @contextmanager
@@ -40,7 +59,7 @@ def _begun(clock: Clock, request: pytest.FixtureRequest) -> Generator[None]:
     runners = [name for name in request.fixturenames if name.startswith("_") and name.endswith("_scoped_runner")]
     if runners and request.node.get_closest_marker("asyncio"):
         runner = request.getfixturevalue(runners[-1])  # pytest-asyncio's, an asyncio.Runner, which has no public name
-        runner.run(_in(clock.begin))
+        _check(runner.run(_begin(clock)))
         yield
     elif "anyio_backend" in request.fixturenames:
         yield from _with_anyio(clock, request)
@@ -50,8 +69,22 @@ def _begun(clock: Clock, request: pytest.FixtureRequest) -> Generator[None]:
         yield
 
 
-async def _in(what: Callable[[], None]) -> None:
-    what()
+async def _begin(clock: Clock) -> RealTimeError | None:
+    """Begin the clock in the loop that runs this, or return why not: what is no ``Exception`` would bring down the loop as well."""
+    try:
+        clock.begin()
+    except RealTimeError as error:
+        return error
+    return None
+
+
+async def _end(clock: Clock) -> None:
+    clock.end()
+
+
+def _check(error: RealTimeError | None) -> None:
+    if error is not None:
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
 
 
 def _with_anyio(clock: Clock, request: pytest.FixtureRequest) -> Generator[None]:
@@ -64,11 +97,11 @@ def _with_anyio(clock: Clock, request: pytest.FixtureRequest) -> Generator[None]
 
         options = {**options, "clock": virtual_clock()}
     with get_runner(backend, options) as runner:
-        runner.run_fixture(_in, {"what": clock.begin})
+        _check(runner.run_fixture(_begin, {"clock": clock}))
         try:
             yield
         finally:
-            runner.run_fixture(_in, {"what": clock.end})
+            runner.run_fixture(_end, {"clock": clock})
 
 
 def _with_trio(clock: Clock, test: pytest.Item) -> None:

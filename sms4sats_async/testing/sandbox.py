@@ -49,15 +49,16 @@ class ScriptedSandbox(Sandbox):
 
     Args:
         clock: a function that returns seconds; ``None`` for the running loop's.
+        seed: makes another world of ids, numbers and codes.
 
     Attributes:
         pays_itself: invoices are paid by scripts. ``False`` for a test in which the program pays, by :meth:`wallet`; it applies to orders
             placed after it was set.
     """
 
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, *, clock: Callable[[], float] | None = None, seed: int | str = 0) -> None:
         # Whether the service says so when it has ended an order is not known. With "no code" a test wants the watcher's window to end.
-        super().__init__(timeline=self._begin, clock=clock, accounts={API_KEY: BALANCE_SATS}, says_ended=False)
+        super().__init__(timeline=self._begin, clock=clock, accounts={API_KEY: BALANCE_SATS}, says_ended=False, seed=seed)
         self.pays_itself = True
         self._time = clock or anyio.current_time
         self._scripts: list[Script] = [Script()]

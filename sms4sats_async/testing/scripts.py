@@ -127,7 +127,9 @@ class Script:
     def cancel_refused(cls) -> Self:
         """Return a number, never a code, and a service that does not cancel: the money comes back at 21 minutes."""
         refusal = '{"status": "error", "reason": "unable to save data"}'
-        return attrs.evolve(cls.no_code(), troubles=[Trouble(begins=0, lasts=math.inf, status=500, body=refusal, paths=frozenset({CANCEL}))])
+        return attrs.evolve(
+            cls.no_code(), troubles=[Trouble(begins=0, lasts=math.inf, status=500, body=refusal, paths=frozenset({CANCEL}))]
+        )
 
     @classmethod
     def trouble(cls, trouble: Trouble) -> Self:
