@@ -154,7 +154,7 @@ ANYIO = """
 
 
 def test_anyios_plugin(tmp_path: Path) -> None:
-    Run(tmp_path, ANYIO, *ON_ANYIO).assert_passed(2 * 12 + 2)
+    Run(tmp_path, ANYIO, *ON_ANYIO).assert_passed(2 * 10 + 2)
 
 
 def test_several_processes_of_pytest_share_the_tests(tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ class Clock:
 
     @property
     def now(self) -> float:
-        """Seconds since the test began."""
-        return self._before + (0.0 if self._source is None else self._source.seconds())
+        """Seconds since the test began, to the microsecond, so that what binary fractions leave over is not seen."""
+        return round(self._before + (0.0 if self._source is None else self._source.seconds()), 6)
 
     async def move(self, seconds: float) -> None:
         """Let so many seconds pass, with all that becomes due in them, and return when everybody else waits again.
