@@ -273,7 +273,7 @@ def test_a_trio_run_with_a_real_clock_is_refused_at_once() -> None:
 
 @pytest.mark.skipif(not HAS_TRIO, reason="trio is not installed")
 def test_a_mock_clock_of_the_users_own_keeps_its_ways() -> None:
-    from trio.testing import MockClock
+    from trio.testing import MockClock, wait_all_tasks_blocked
 
     patient = MockClock(autojump_threshold=0.05)
 
@@ -292,7 +292,7 @@ def test_a_mock_clock_of_the_users_own_keeps_its_ways() -> None:
         clock.begin()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(clock.move, 100)
-            await anyio.sleep(0)  # noqa: ASYNC115
+            await wait_all_tasks_blocked()
             assert clock.now == 0
             still.jump(100)
         assert clock.read() == 100
