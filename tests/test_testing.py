@@ -533,7 +533,7 @@ def test_the_sandboxs_client_takes_what_a_client_takes() -> None:
 async def test_a_program_that_makes_its_own_client_gets_one_of_the_sandbox() -> None:
     sandbox = ScriptedSandbox()
     placed: list[Order] = []
-    elsewhere = {"base_url": "https://elsewhere.example", "proxy": "socks5h://127.0.0.1:9050", "transport": httpx.AsyncHTTPTransport()}
+    elsewhere: dict[str, Any] = {"base_url": "https://elsewhere.example", "proxy": "socks5h://127.0.0.1:9050", "transport": httpx.AsyncHTTPTransport()}
     async with sandbox.client(api_key="real", on_order=placed.append, **elsewhere) as client:
         order = await client.create_order(187, "tg", immediate=True)
         assert await client.get_balance() < BALANCE_SATS
