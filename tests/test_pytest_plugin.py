@@ -150,11 +150,22 @@ ANYIO = """
 
     async def test_after_all_time_is_real():
         await is_real()
+
+    async def test_it_can_be_asked_for_late(request, anyio_backend_name):
+        if anyio_backend_name == "trio":  # the run has its clock already
+            with pytest.raises(pytest.fail.Exception, match="this trio run has a real clock"):
+                request.getfixturevalue("sms4sats_client")
+        else:
+            assert await get_code(request.getfixturevalue("sms4sats_client"))
+            assert request.getfixturevalue("sms4sats_clock").now > 45
+
+    async def test_and_after_that_time_is_real():
+        await is_real()
 """
 
 
 def test_anyios_plugin(tmp_path: Path) -> None:
-    Run(tmp_path, ANYIO, *ON_ANYIO).assert_passed(2 * 10 + 2)
+    Run(tmp_path, ANYIO, *ON_ANYIO).assert_passed(2 * 12 + 2)
 
 
 def test_several_processes_of_pytest_share_the_tests(tmp_path: Path) -> None:

@@ -141,6 +141,21 @@ def test_time_does_not_jump_away_while_a_thread_works(backend: str) -> None:
     run(backend, main)
 
 
+@on_both
+def test_a_limiter_of_ones_own_makes_no_difference(backend: str) -> None:
+    async def main(clock: Clock) -> None:
+        limiter = anyio.CapacityLimiter(1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.sleep, 5)
+            await anyio.to_thread.run_sync(time.sleep, 0.05, limiter=limiter)
+            assert 0.04 < clock.now < 5
+        with anyio.move_on_after(0.05):
+            await anyio.to_thread.run_sync(time.sleep, 0.5, abandon_on_cancel=True, limiter=limiter)
+        assert clock.now == pytest.approx(5.05, abs=0.2)
+
+    run(backend, main)
+
+
 def test_time_does_not_jump_away_while_asyncios_own_threads_work() -> None:
     async def main(clock: Clock) -> None:
         async with asyncio.timeout(5):
@@ -488,6 +503,54 @@ async def test_an_sms_is_delivered_or_fails() -> None:
         with pytest.raises(SendFailed):
             await OrderWatcher(client, failed).sent()
     assert sandbox.orders[failed.id].returned
+
+
+async def test_the_reply_that_is_lost_is_that_of_its_own_order() -> None:
+    """Over a server, requests are read piece by piece: another order can be placed while one is."""
+    sandbox = ScriptedSandbox()
+    sandbox.script("reply lost", "code at 45 s")
+    body = b'{"country": 187, "service": "tg"}'
+    ends: dict[str, str] = {}
+
+    async def place(name: str, seconds: float) -> None:
+        scope = {"type": "http", "method": "POST", "path": "/createorder", "query_string": b"", "headers": []}
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            await anyio.sleep(seconds)
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        try:
+            await sandbox(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - it is looked at
+            ends[name] = type(error).__name__
+        else:
+            ends[name] = str(sent[0]["status"])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(place, "first", 1)
+        tasks.start_soon(place, "second", 2)
+    assert ends == {"first": "_ConnectionLost", "second": "200"}
+
+
+async def test_an_sms_is_sent_though_there_is_no_number_to_receive_one() -> None:
+    sandbox = ScriptedSandbox()
+    sandbox.script("no number")
+    async with sandbox.client() as client:
+        order = await client.create_send_order("+12025550143", "hello")
+        assert await OrderWatcher(client, order).sent() in ("sent", "delivered")
+
+
+def test_what_is_neither_words_nor_a_value_is_refused_at_once() -> None:
+    wrong: Any = ["no code"]
+    with pytest.raises(ValueError, match=r"there is no script \['no code'\]; there are"):
+        ScriptedSandbox().script(wrong)
+    words: Any = "503 for a minute"
+    with pytest.raises(TypeError, match=r"a value, such as Trouble\.unavailable\(\), not '503 for a minute'; words are for script"):
+        ScriptedSandbox().trouble(words)
 
 
 async def test_each_order_has_the_next_script_and_all_further_ones_the_last() -> None:

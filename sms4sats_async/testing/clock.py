@@ -125,7 +125,7 @@ class Clock:
         Raises:
             RealTimeError: in a loop that this clock has not begun in.
         """
-        if _in_a_loop() and (self._source is None or not self._source.is_of_this_task()):
+        if in_a_loop() and (self._source is None or not self._source.is_of_this_task()):
             raise RealTimeError(
                 "this loop's time is real: await nothing here before sms4sats_clock.begin(), on trio with "
                 "trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))"
@@ -133,7 +133,8 @@ class Clock:
         return self.now
 
 
-def _in_a_loop() -> bool:
+def in_a_loop() -> bool:
+    """Does a loop run the caller?"""
     try:
         anyio.current_time()
     except RuntimeError:

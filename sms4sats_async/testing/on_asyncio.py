@@ -77,7 +77,7 @@ class AsyncioTime:
             return []
         if timeout is None:  # nobody waits for any moment: only a file or another thread can go on
             return self._wait(None)
-        if self._calls or self._limiter.borrowed_tokens:  # a thread works, and time goes on as it does for that
+        if self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread():  # a thread works, and time goes on as it does for that
             before = self._shift.time()
             ready = self._wait(timeout)
             self._passed += min(self._shift.time() - before, timeout)
@@ -86,6 +86,10 @@ class AsyncioTime:
             return ready
         self._passed += timeout
         return []
+
+    def _waits_for_a_thread(self) -> bool:
+        """Does a task wait for a thread that a limiter of its own counts? Nothing but the tasks' frames tells of that."""
+        return threading.active_count() > 1 and any(_awaits(task, anyio.to_thread.run_sync) for task in asyncio.all_tasks(self._loop))
 
     def _has_company(self) -> bool:
         """Is there anything beside this loop that it could hear from? Its own waker is a file in its selector."""
@@ -100,6 +104,15 @@ class AsyncioTime:
 
     def _called(self, _: object) -> None:
         self._calls -= 1
+
+
+def _awaits(task: asyncio.Task[Any], function: Any) -> bool:
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        if getattr(waiting, "cr_code", None) is function.__code__:
+            return True
+        waiting = getattr(waiting, "cr_await", None)
+    return False
 
 
 class _Shift:

@@ -34,7 +34,7 @@ class TrioTime(trio.abc.Instrument):
         self._clock = clock
         self._patience = patience
         self._token = trio.lowlevel.current_trio_token()
-        self._limiter = trio.to_thread.current_default_thread_limiter()
+        self._in_threads: set[Task] = set()
         self._began = clock.current_time()
         self._threshold = clock.autojump_threshold
         self._jumps = clock.rate == 0 and self._threshold < math.inf
@@ -60,12 +60,21 @@ class TrioTime(trio.abc.Instrument):
 
     def after_task_step(self, task: Task) -> None:
         """Set the pace."""
-        del task
-        works = self._limiter.borrowed_tokens > 0
+        if _waits_for_a_thread(task):  # whichever limiter counts that
+            self._in_threads.add(task)
+        else:
+            self._in_threads.discard(task)
+        works = bool(self._in_threads)
         threshold = math.inf if works else max(self._threshold, self._patience() if _has_company() else 0.0)
         if self._clock.autojump_threshold != threshold:
             self._clock.rate = 1.0 if works else 0.0
             self._clock.autojump_threshold = threshold
+
+
+def _waits_for_a_thread(task: Task) -> bool:
+    if threading.active_count() == 1 or getattr(task.coro, "cr_frame", None) is None:  # there is none, or the task has ended
+        return False
+    return any(frame.f_code is trio.to_thread.run_sync.__code__ for frame, _ in task.iter_await_frames())
 
 
 def _has_company() -> bool:

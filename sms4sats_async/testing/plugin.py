@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from sms4sats_async.testing.clock import Clock, RealTimeError
+from sms4sats_async.testing.clock import Clock, RealTimeError, in_a_loop
 
 _has_begun = pytest.StashKey[bool]()
 
@@ -56,6 +56,10 @@ def running_clock(request: pytest.FixtureRequest) -> Generator[Clock]:
 
 @contextmanager
 def _begun(clock: Clock, request: pytest.FixtureRequest) -> Generator[None]:
+    if in_a_loop():  # request.getfixturevalue(...) in a test that runs: who runs that cannot be asked for anything now
+        _check(_begin_here(clock))
+        yield
+        return
     runners = [name for name in request.fixturenames if name.startswith("_") and name.endswith("_scoped_runner")]
     if runners and request.node.get_closest_marker("asyncio"):
         runner = request.getfixturevalue(runners[-1])  # pytest-asyncio's, an asyncio.Runner, which has no public name
@@ -69,13 +73,17 @@ def _begun(clock: Clock, request: pytest.FixtureRequest) -> Generator[None]:
         yield
 
 
-async def _begin(clock: Clock) -> RealTimeError | None:
+def _begin_here(clock: Clock) -> RealTimeError | None:
     """Begin the clock in the loop that runs this, or return why not: what is no ``Exception`` would bring down the loop as well."""
     try:
         clock.begin()
     except RealTimeError as error:
         return error
     return None
+
+
+async def _begin(clock: Clock) -> RealTimeError | None:
+    return _begin_here(clock)
 
 
 async def _end(clock: Clock) -> None:

@@ -1,5 +1,6 @@
 """The service in memory for a test: each order goes as its script says, and the test sees what has become of it."""
 
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -10,7 +11,7 @@ import attrs
 from sms4sats_async.client import BASE_URL, Client
 from sms4sats_async.models import Order, OrderKind, mask
 from sms4sats_async.sandbox import Sandbox, SandboxCall, SandboxOrder, Timeline
-from sms4sats_async.testing.scripts import ABOUT_AN_ORDER, Script, Trouble, Words
+from sms4sats_async.testing.scripts import ABOUT_AN_ORDER, PLACES_AN_ORDER, Script, Trouble, Words
 
 if TYPE_CHECKING:
     import httpx
@@ -78,7 +79,13 @@ class ScriptedSandbox(Sandbox):
         self._scripts = [Script.of(script) for script in scripts]
 
     def trouble(self, trouble: Trouble) -> None:
-        """Let all requests meet this trouble, counted from now; requests that place orders, or ask for prices, as well."""
+        """Let all requests meet this trouble, counted from now; requests that place orders, or ask for prices, as well.
+
+        Raises:
+            TypeError: it is no :class:`Trouble`.
+        """
+        if not isinstance(trouble, Trouble):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"trouble for all is a value, such as Trouble.unavailable(), not {trouble!r}; words are for script()")
         self._troubles.append((self._time(), trouble))
 
     def _begin(self, order: SandboxOrder) -> Timeline:
@@ -193,13 +200,17 @@ class ScriptedSandbox(Sandbox):
             self.calls.append(SandboxCall(scope["method"], scope["path"], query, None, had_key, self._time()))
             await _strike(trouble, send)
             return
-        known = len(self._script_of)
         sent: list[_Message] = []
         await super().__call__(scope, receive, _keeping(sent))
-        if any(script.reply_lost for script in list(self._script_of.values())[known:]):
+        if scope["path"] in PLACES_AN_ORDER and self._is_lost(b"".join(message.get("body", b"") for message in sent)):
             raise _ConnectionLost
         for message in sent:
             await send(message)
+
+    def _is_lost(self, reply: bytes) -> bool:
+        """Is this the reply about an order whose buyer does not hear of it? Others may have been placed while it was made."""
+        script = self._script_of.get(json.loads(reply or b"{}").get("orderId"))
+        return script is not None and script.reply_lost
 
     def _trouble_of(self, path: str, order_id: str) -> Trouble | None:
         now = self._time()

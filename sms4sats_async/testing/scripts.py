@@ -22,6 +22,7 @@ LASTS = 60.0
 
 STATUS, CANCEL = "/orderstatus", "/cancelorder"
 ABOUT_AN_ORDER: Final = frozenset({STATUS, CANCEL})
+PLACES_AN_ORDER: Final = frozenset({"/createorder", "/createsendorder", "/fund"})
 
 Words: TypeAlias = Literal[
     "code at 45 s",
@@ -116,7 +117,7 @@ class Script:
     @classmethod
     def no_number(cls, after: float = LASTS) -> Self:
         """Return an order that the service ends ``after`` seconds from the payment, because there is no number."""
-        return cls(timeline=Timeline(paid_after=PAID_AFTER, no_number_after=after))
+        return cls(timeline=attrs.evolve(_USUAL, number_after=None, code_after=None, no_number_after=after))
 
     @classmethod
     def never_paid(cls) -> Self:
@@ -155,7 +156,7 @@ class Script:
         """
         if isinstance(script, Script):
             return script
-        found = _SCRIPTS.get(script)
+        found = _SCRIPTS.get(script) if isinstance(script, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
         if found is None:
             known = "".join(f"\n    {words}" for words in _SCRIPTS)
             raise ValueError(f"there is no script {script!r}; there are{known}\nand any other as a value, such as Script.code(at=90)")
