@@ -27,11 +27,13 @@ class Run:
         ends: what became of each test, by its name: PASSED, FAILED, ERROR.
     """
 
-    def __init__(self, place: Path, tests: str, *options: str, ini: str = "") -> None:
+    def __init__(self, place: Path, tests: str, *options: str, ini: str = "", alone: bool = False) -> None:
         (place / "bot.py").write_text(BOT)
         (place / "test_bot.py").write_text(textwrap.dedent(tests))
         (place / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = error\n{ini}")
         ours = {"PYTHONPATH": str(HOME), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "400"}
+        if alone:  # with no plugin but those that are named
+            ours["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")} | ours
         command = [sys.executable, "-m", "pytest", "-rA", "--tb=short", "-pno:cacheprovider", "-pno:cov", "-pno:hypothesispytest", *options]
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
@@ -170,7 +172,7 @@ def test_anyios_plugin(tmp_path: Path) -> None:
 
 def test_several_processes_of_pytest_share_the_tests(tmp_path: Path) -> None:
     run = Run(tmp_path, ANYIO, *ON_ANYIO, "-n2", "-k", "first_call or own_client or real")
-    run.assert_passed(8)
+    run.assert_passed(10)
 
 
 OPTIONS = """
@@ -214,6 +216,13 @@ OPTIONS = """
         async def test_it_fails(self, sms4sats_client, sms4sats_sandbox):
             await sms4sats_client.create_order(187, "tg")
             sms4sats_sandbox.assert_nothing_open()
+"""
+
+
+# In a file of its own: where such a fixture ends among tests of other classes is pytest's to say.
+WIDE = """
+    import anyio, pytest, trio
+    from bot import get_code
 
     @pytest.fixture(scope="module")
     async def wide():
@@ -249,8 +258,6 @@ def test_options_of_anyios_plugin_are_heeded(options: Run) -> None:
     ("name", "end", "words"),
     [
         ("TestUvloop::test_it_is_refused", "ERROR", "RealTimeError: the time of uvloop.Loop cannot be virtual"),
-        ("TestWide::test_it_is_refused[trio]", "ERROR", "RealTimeError: this trio run has a real clock, which cannot be changed any more"),
-        ("TestWide::test_the_next_has_its_real_time[trio]", "PASSED", ""),
         ("TestOwnLoop::test_it_is_refused[run]", "FAILED", "RealTimeError: this loop's time is real: await nothing here before"),
         ("TestOwnLoop::test_it_is_refused[<lambda>]", "FAILED", "RealTimeError: this loop's time is real: await nothing here before"),
         ("TestForgotten::test_it_fails[asyncio]", "FAILED", "AssertionError: orders that were left open: 1"),
@@ -262,6 +269,37 @@ def test_what_is_wrong_is_said_at_once(name: str, end: str, words: str, options:
     assert re.search(rf"^{end} test_bot\.py::{re.escape(name)}.*{re.escape(words[:40])}", options.words, re.MULTILINE), options.words
     assert words in options.words
     assert not re.search("[0-9a-f]{64}", options.words)  # nor is a whole order id
+
+
+def test_a_run_that_a_wider_fixture_has_started_is_refused_at_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, WIDE, *ON_ANYIO)
+    assert run.ends == {"TestWide::test_it_is_refused[trio]": "ERROR", "TestWide::test_the_next_has_its_real_time[trio]": "PASSED"}, (
+        run.words
+    )
+    assert "RealTimeError: this trio run has a real clock, which cannot be changed any more" in run.words
+
+
+def test_a_pytest_asyncio_that_is_too_old_is_refused_at_once(tmp_path: Path) -> None:
+    """Before 1.1 it had no runner that could be asked, and a test would wait for real."""
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_configure(config):\n"
+        "    config.addinivalue_line('markers', 'asyncio: as of old')\n"
+        "    config.pluginmanager.register(object(), 'asyncio')\n"
+    )
+    tests = """
+        import pytest
+
+        pytestmark = pytest.mark.asyncio
+
+        async def test_it_is_refused(tmp_path, sms4sats_clock):
+            pass
+
+        def test_who_does_not_wait_can_steer(sms4sats_sandbox):
+            assert not sms4sats_sandbox.orders
+    """
+    run = Run(tmp_path, tests, "-p_sms4sats_pytest", alone=True)
+    assert run.ends == {"test_it_is_refused": "ERROR", "test_who_does_not_wait_can_steer": "PASSED"}, run.words
+    assert "sms4sats_async needs pytest-asyncio 1.1 or newer" in run.words
 
 
 ASYNCIO = """

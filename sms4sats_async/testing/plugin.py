@@ -4,6 +4,7 @@ On asyncio the clock begins in the loop that the runner has made. On trio a loop
 test's own fixtures, and where that is not enough, the test is told at once: it never waits for real.
 """
 
+import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -61,7 +62,10 @@ def _begun(clock: Clock, request: pytest.FixtureRequest) -> Generator[None]:
         yield
         return
     runners = [name for name in request.fixturenames if name.startswith("_") and name.endswith("_scoped_runner")]
-    if runners and request.node.get_closest_marker("asyncio"):
+    by_pytest_asyncio = request.config.pluginmanager.hasplugin("asyncio") and request.node.get_closest_marker("asyncio")
+    if by_pytest_asyncio and not runners and inspect.iscoroutinefunction(request.function):
+        pytest.fail("sms4sats_async needs pytest-asyncio 1.1 or newer, to make the time of its loops virtual", pytrace=False)
+    if by_pytest_asyncio and runners:
         runner = request.getfixturevalue(runners[-1])  # pytest-asyncio's, an asyncio.Runner, which has no public name
         _check(runner.run(_begin(clock)))
         yield
