@@ -2364,6 +2364,14 @@ _TESTING = [
         ("test_testing.py::test_time_does_not_jump_away_while_a_thread_works",),
     ),
     Variant(
+        "time-jumps-away-from-a-limiter-of-ones-own",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "testing/on_asyncio.py",
+        " or self._waits_for_a_thread():",
+        ":",
+        ("test_testing.py::test_a_limiter_of_ones_own_makes_no_difference",),
+    ),
+    Variant(
         "time-jumps-away-from-asyncios-threads",
         "While a thread of `asyncio.to_thread`, `run_in_executor`,",
         "testing/on_asyncio.py",
