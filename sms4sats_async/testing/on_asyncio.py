@@ -77,9 +77,7 @@ class AsyncioTime:
             return []
         if timeout is None:  # nobody waits for any moment: only a file or another thread can go on
             return self._wait(None)
-        if (
-            self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread()
-        ):  # a thread works, and time goes on as it does for that
+        if self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread():  # time goes on as it does for a thread
             before = self._shift.time()
             ready = self._wait(timeout)
             self._passed += min(self._shift.time() - before, timeout)
