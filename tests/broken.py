@@ -144,7 +144,14 @@ class Workshop:
 
     def _run(self, package: Path, tests: Iterable[str], *options: str) -> tuple[int, str]:
         """Run tests against this package, and return pytest's exit code and words."""
-        fixed = ["-q", "-rf", "--tb=no", "-o", "addopts=", *(f"-pno:{plugin}" for plugin in ("cacheprovider", "randomly", "cov", "xdist"))]
+        fixed = [
+            "-q",
+            "-rf",
+            "--tb=no",
+            "-o",
+            "addopts=",
+            *(f"-pno:{plugin}" for plugin in ("cacheprovider", "randomly", "cov", "xdist", "asyncio", "trio")),
+        ]
         early = "-Wignore:Module already imported:pytest.PytestAssertRewriteWarning"  # what the trier has imported
         arguments = [*fixed, early, *options, *(f"tests/{test}" for test in tests)]
         with tempfile.NamedTemporaryFile("r", dir=self._place, encoding="utf-8") as output:
@@ -2345,7 +2352,129 @@ _TERMINAL = [
     ),
 ]
 
-VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_PAYING, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW, *_STARTS, *_TERMINAL]
+# --- tests of users' programs -----------------------------------------------------------------------------------------------------
+
+_TESTING = [
+    Variant(
+        "time-jumps-too-far",
+        "Time stands still while anybody has something to do, and jumps when all wait.",
+        "testing/on_asyncio.py",
+        "        self._passed += timeout\n",
+        "        self._passed += 2 * timeout\n",
+        ("test_testing.py::test_a_loop_is_what_it_was_when_the_clock_has_ended_and_time_does_not_go_back",),
+    ),
+    Variant(
+        "time-jumps-away-from-anyios-threads",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "testing/on_asyncio.py",
+        "if self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread():",
+        "if self._calls:",
+        ("test_testing.py::test_time_does_not_jump_away_while_a_thread_works",),
+    ),
+    Variant(
+        "time-jumps-away-from-a-limiter-of-ones-own",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "testing/on_asyncio.py",
+        " or self._waits_for_a_thread():",
+        ":",
+        ("test_testing.py::test_a_limiter_of_ones_own_makes_no_difference",),
+    ),
+    Variant(
+        "time-jumps-away-from-asyncios-threads",
+        "While a thread of `asyncio.to_thread`, `run_in_executor`,",
+        "testing/on_asyncio.py",
+        "if self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread():",
+        "if self._limiter.borrowed_tokens or self._waits_for_a_thread():",
+        ("test_testing.py::test_time_does_not_jump_away_while_asyncios_own_threads_work",),
+    ),
+    Variant(
+        "time-jumps-away-from-trios-threads",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "testing/on_trio.py",
+        "works = bool(self._in_threads)",
+        "works = False",
+        ("test_testing.py::test_time_does_not_jump_away_while_a_thread_works",),
+    ),
+    Variant(
+        "nobody-outside-is-waited-for",
+        "Other threads, and sockets of other processes, get 2 ms before each jump",
+        "testing/on_asyncio.py",
+        "if self._has_company() and",
+        "if not self._has_company() and",
+        ("test_testing.py::test_whoever_lives_outside_is_given_a_moment_before_each_jump",),
+    ),
+    Variant(
+        "virtual-time-outlives-its-test",
+        "Tests that ask for none of these fixtures have real time",
+        "testing/on_asyncio.py",
+        "        del self._selector.select\n        del self._loop.run_in_executor\n",
+        "        del self._loop.run_in_executor\n",
+        ("test_testing.py::test_a_loop_is_what_it_was_when_the_clock_has_ended_and_time_does_not_go_back",),
+    ),
+    Variant(
+        "real-time-is-borne-in-a-loop-of-ones-own",
+        "A loop that a test starts itself: `sms4sats_clock.begin()` is its first line",
+        "testing/clock.py",
+        "        if in_a_loop() and (self._source",
+        "        if not in_a_loop() and (self._source",
+        ("test_testing.py::test_nobody_waits_in_a_loop_that_the_clock_has_not_begun_in",),
+    ),
+    Variant(
+        "the-last-script-is-for-one-order-only",
+        "gives the next order the first and all further ones the last",
+        "testing/sandbox.py",
+        "script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]",
+        "script = self._scripts.pop(0) if self._scripts else Script()",
+        ("test_testing.py::test_each_order_has_the_next_script_and_all_further_ones_the_last",),
+    ),
+    Variant(
+        "a-forgotten-order-is-not-seen",
+        "`assert_nothing_open()` fails if an order was placed and forgotten.",
+        "testing/sandbox.py",
+        "return order.held if order.paid_at is not None else order.ended_at is None",
+        "return order.held",
+        ("test_testing.py::test_each_order_has_the_next_script_and_all_further_ones_the_last",),
+    ),
+    Variant(
+        "a-wallet-returns-before-the-code",
+        "returns when the money is taken, as a wallet does.",
+        "testing/sandbox.py",
+        "while self.orders[order.id].held:",
+        "while not self.orders[order.id].held:",
+        ("test_testing.py::test_a_wallet_pays_and_returns_when_the_money_is_taken",),
+    ),
+    Variant(
+        "a-lost-reply-comes",
+        "and the connection is lost before the reply has come",
+        "testing/sandbox.py",
+        "            raise _ConnectionLost\n        for message",
+        "            pass\n        for message",
+        ("test_testing.py::test_a_prepaid_order_whose_reply_is_lost_is_charged",),
+    ),
+    Variant(
+        "trouble-has-no-end",
+        "from 10 s on, to all who ask about the order.",
+        "testing/sandbox.py",
+        "trouble.begins <= after < trouble.begins + trouble.lasts",
+        "trouble.begins <= after",
+        ("test_testing.py::test_trouble_is_what_a_plain_call_meets",),
+    ),
+]
+
+VARIANTS = [
+    *_CALLS,
+    *_WATCHING,
+    *_BATCH,
+    *_PAYING,
+    *_MONEY,
+    *_ERRORS,
+    *_SANDBOX,
+    *_TESTING,
+    *_ADDRESSES,
+    *_GOOD_TO_KNOW,
+    *_STARTS,
+    *_TERMINAL,
+]
 
 
 def main() -> None:
