@@ -64,6 +64,8 @@ _MAX_WORDS = 300
 _LONGEST_QUERY = 2_000
 _NO_BODY = httpx.ByteStream(b"")
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 8.0
+_CONNECTING = httpx.ConnectError | httpx.ConnectTimeout
+"""What a lane of ours raises while it has no connection yet, also where a mock speaks for it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -209,7 +211,8 @@ class _Outcome(Generic[T]):
 
     Attributes:
         sent: may the server have seen the request? True unless our own lane can prove that it has not.
-        answered: a reply began to come.
+        witnessed: our lane has told of its connection. One that a mock answers for tells nothing, and so proves nothing.
+        status_code: the HTTP status, once a reply has begun to come.
         concluded: ``value`` or ``error`` says what the reply means.
         stale: a kept connection ended as the request was sent, before any reply.
         untrusted: the other side's certificate was refused, and does not get better.
@@ -217,11 +220,12 @@ class _Outcome(Generic[T]):
         chunks: what has come of the body; bytes, if the transport keeps its promise.
     """
 
-    __slots__ = ("abandoned", "answered", "chunks", "concluded", "error", "sent", "stale", "untrusted", "value")
+    __slots__ = ("abandoned", "chunks", "concluded", "error", "sent", "stale", "status_code", "untrusted", "value", "witnessed")
 
     def __init__(self, *, sent: bool) -> None:
         self.sent = sent
-        self.answered = False
+        self.witnessed = False
+        self.status_code: int | None = None
         self.concluded = False
         self.stale = False
         self.untrusted = False
@@ -387,12 +391,12 @@ class Transport:
 
         def grace() -> float:
             outcome.abandoned = not outcome.sent
-            return GRACE if outcome.sent else 0.0
+            return 0.0 if outcome.abandoned and outcome.witnessed else GRACE
 
         try:
             await shelter.run(grace)
         except BaseException as interruption:  # a cancellation; on trio, a Ctrl-C as well
-            if outcome.abandoned:
+            if not outcome.sent:
                 interruption.add_note(f"{call}: nothing was sent")
             elif outcome.value is None:
                 note = f"{call}: {call.doubt}; {outcome.error or f'no reply within {GRACE:g} s of the cancellation'}"
@@ -406,7 +410,8 @@ class Transport:
 
     async def _exchange(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> None:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
-        whole, theirs = False, sys.exception()  # what the caller is handling: not ours to read or to touch
+        whole, connecting = False, False
+        theirs = sys.exception()  # what the caller is handling: not ours to read or to touch
         flight.deadline = self._clock() + self._timeout
         try:
             with flight:
@@ -423,10 +428,14 @@ class Transport:
                 outcome.error = TransportError(f"{call}: {ground}")
         except Exception as error:  # noqa: BLE001 - whatever comes out of a transport, httpx's or not, is a TransportError
             if not outcome.concluded:
-                outcome.stale = lane.used and not outcome.answered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+                unanswered = outcome.status_code is None
+                outcome.stale = lane.used and unanswered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+                connecting = isinstance(error, _CONNECTING)
                 outcome.untrusted = _is_tls(error, theirs)
                 outcome.error = _transport_error(call, error, theirs)
         finally:
+            if not (outcome.witnessed or connecting):
+                outcome.sent = True
             lane.used = lane.own
             try:
                 if not whole or self.closed:
@@ -445,7 +454,7 @@ class Transport:
         if lane.own:
             request.extensions = {**self._timeouts, "trace": _gate(lane, outcome)}
         response = await lane.transport.handle_async_request(request)
-        outcome.answered = True
+        outcome.sent, outcome.status_code = True, response.status_code
         response.headers.encoding = "latin-1"  # which httpx would else find out at each look into them
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # httpx's promise for an async transport  # noqa: S101
@@ -679,10 +688,11 @@ def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, An
     """An httpx trace hook that stands where a request's first byte is about to leave, and knows from then on that it may have."""
 
     async def trace(event: str, info: Mapping[str, Any]) -> None:
+        outcome.witnessed = True
+        if outcome.abandoned and not outcome.sent and event.endswith(".started"):
+            raise TransportError("nothing was sent")
         # A proxy's CONNECT carries nothing of ours.
         if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
-            if outcome.abandoned:
-                raise TransportError("nothing was sent")
             outcome.sent = True
         elif event.endswith(".connect_tcp.complete"):
             lane.stream = info["return_value"]
