@@ -41,7 +41,9 @@ from sms4sats_async.errors import (
     harmless,
     printable,
 )
+from sms4sats_async.models import mask
 from sms4sats_async.shelter import Sheltered, on_asyncio, one_of, sheltered
+from sms4sats_async.tracing import CANCELLED, Exchange
 
 AsyncBaseTransport = httpx.AsyncBaseTransport
 
@@ -102,6 +104,7 @@ class Call(Generic[T]):
         doubt: what may have happened when the outcome of a spending call is unknown.
         key: the client's key; sent only if ``keyed``, and told to nobody.
         recover: told of an order's id that was read, when its caller was cancelled and the rest of the reply is of no use.
+        requests: how many requests were made for it.
     """
 
     __slots__ = (
@@ -118,6 +121,7 @@ class Call(Generic[T]):
         "query",
         "recover",
         "repeat",
+        "requests",
         "salvage",
     )
 
@@ -151,6 +155,7 @@ class Call(Generic[T]):
         self.doubt = doubt
         self.key: Secret | None = None
         self.recover: Callable[[str], None] | None = None
+        self.requests = 0
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -218,9 +223,22 @@ class _Outcome(Generic[T]):
         untrusted: the other side's certificate was refused, and does not get better.
         abandoned: the caller is gone, and nothing was sent: nothing must be sent any more.
         chunks: what has come of the body; bytes, if the transport keeps its promise.
+        seconds: how long it took.
     """
 
-    __slots__ = ("abandoned", "chunks", "concluded", "error", "sent", "stale", "status_code", "untrusted", "value", "witnessed")
+    __slots__ = (
+        "abandoned",
+        "chunks",
+        "concluded",
+        "error",
+        "seconds",
+        "sent",
+        "stale",
+        "status_code",
+        "untrusted",
+        "value",
+        "witnessed",
+    )
 
     def __init__(self, *, sent: bool) -> None:
         self.sent = sent
@@ -231,6 +249,7 @@ class _Outcome(Generic[T]):
         self.untrusted = False
         self.abandoned = False
         self.chunks: list[Any] = []
+        self.seconds = 0.0
         self.value: T | None = None
         self.error: Sms4SatsError | None = None
 
@@ -263,6 +282,8 @@ class Transport:
         timeout: the total for one attempt in seconds, from the moment its lane is taken.
         attempts: how often a call is tried, the first time included.
         transport: any httpx transport, shared by all lanes and closed by the caller.
+        ssl_context: what verifies the server; ``None`` for httpx's own, which heeds the environment if ``trust_env``.
+        on_exchange: told of each request, once, when it is over.
     """
 
     def __init__(
@@ -276,6 +297,8 @@ class Transport:
         proxy: str | None,
         trust_env: bool,
         transport: httpx.AsyncBaseTransport | None,
+        ssl_context: ssl.SSLContext | None = None,
+        on_exchange: Callable[[Exchange], object] | None = None,
     ) -> None:
         self._base = parse_base_url(base_url)
         self._prefix = str(self._base).rstrip("/")
@@ -296,7 +319,8 @@ class Transport:
         self._trust_env = trust_env
         self._transport = transport
         self.max_connections = max_connections
-        self._ssl_context: ssl.SSLContext | None = None
+        self._ssl_context = ssl_context
+        self._on_exchange = on_exchange
         self._current_loop: Callable[[], object]
         self._clock: Callable[[], float]
         self._loop: object = None
@@ -316,6 +340,11 @@ class Transport:
     def has_key(self) -> bool:
         """Was an API key given?"""
         return self._key is not None
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way."""
+        return len(self._flights)
 
     # --- calls -----------------------------------------------------------------------------------------------------------------
 
@@ -410,9 +439,10 @@ class Transport:
 
     async def _exchange(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> None:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
-        whole, connecting = False, False
-        theirs = sys.exception()  # what the caller is handling: not ours to read or to touch
-        flight.deadline = self._clock() + self._timeout
+        whole, theirs = False, sys.exception()  # what the caller is handling: not ours to read or to touch
+        call.requests += 1
+        began = self._clock()
+        flight.deadline = began + self._timeout
         try:
             with flight:
                 try:
@@ -430,24 +460,30 @@ class Transport:
             if not outcome.concluded:
                 unanswered = outcome.status_code is None
                 outcome.stale = lane.used and unanswered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
-                connecting = isinstance(error, _CONNECTING)
+                outcome.witnessed = outcome.witnessed or isinstance(error, _CONNECTING)
                 outcome.untrusted = _is_tls(error, theirs)
                 outcome.error = _transport_error(call, error, theirs)
         finally:
-            if not (outcome.witnessed or connecting):
-                outcome.sent = True
-            lane.used = lane.own
-            try:
-                if not whole or self.closed:
-                    await _close(lane)
-                else:
-                    self._free.append(lane)
-            finally:
-                self._release(flight)
+            outcome.sent = outcome.sent or not outcome.witnessed
+            outcome.seconds = self._clock() - began
+            await self._arrive(lane, flight, call, outcome, whole=whole)
         if outcome.error is not None and outcome.error.order_id is None and call.salvage is not None:
             outcome.error.order_id = call.salvage(b"".join(chunk for chunk in outcome.chunks if isinstance(chunk, bytes)))
         if not outcome.concluded and call.repeat is not Repeat.SPEND:
             self._check_open()
+
+    async def _arrive(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], outcome: _Outcome[T], *, whole: bool) -> None:
+        """Give the lane back, or close it, and tell of the request."""
+        lane.used = lane.own
+        try:
+            if not whole or self.closed:
+                await _close(lane)
+            else:
+                self._free.append(lane)
+        finally:
+            self._release(flight)
+            if self._on_exchange is not None:
+                _tell(self._on_exchange, call, outcome)
 
     async def _ask(self, lane: _Lane, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> bool:
         """Return True when the reply was read to its end, so that the lane can be used again."""
@@ -682,6 +718,24 @@ async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
             await close()
         except Exception as error:  # noqa: BLE001
             _logger.debug("closing a connection: %s", type(error).__name__)
+
+
+def _tell(on_exchange: Callable[[Exchange], object], call: Call[Any], outcome: _Outcome[Any]) -> None:
+    failure = type(outcome.error).__name__ if outcome.error is not None else None if outcome.concluded else CANCELLED
+    exchange = Exchange(
+        method=call.method,
+        path=call.path,
+        order=None if call.order_id is None else mask(call.order_id),
+        attempt=call.requests,
+        status_code=outcome.status_code,
+        failure=failure,
+        seconds=outcome.seconds,
+        size=sum(len(chunk) for chunk in outcome.chunks),
+    )
+    try:
+        on_exchange(exchange)
+    except Exception:
+        _logger.exception("on_exchange failed for %s", call)
 
 
 def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
