@@ -15,6 +15,7 @@ CANCELLED = "cancelled"
 """The ``failure`` of a request whose caller was cancelled before a whole reply had come."""
 
 _SECRET = re.compile(r"(?<=orderId=)[^&#\s\"'<>)]+", re.IGNORECASE)
+_IS_MASKED = re.compile(r".{0,2}\.\..{0,2}")
 _ADDRESSES = ("http.url", "url.full")
 _KEY = "http.request.header.x_api_key"
 
@@ -81,5 +82,5 @@ async def mask_order_ids(span: Any, request: Any, response: Any = None) -> None:
 
 def _masked(value: Any) -> Any:
     if isinstance(value, str):
-        return _SECRET.sub(lambda found: mask(found[0]), value)
+        return _SECRET.sub(lambda found: found[0] if _IS_MASKED.fullmatch(found[0]) else mask(found[0]), value)
     return tuple(_masked(one) for one in value) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownVariableType]
