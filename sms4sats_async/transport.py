@@ -730,7 +730,7 @@ def _tell(on_exchange: Callable[[Exchange], object], call: Call[Any], outcome: _
         status_code=outcome.status_code,
         failure=failure,
         seconds=outcome.seconds,
-        size=sum(len(chunk) for chunk in outcome.chunks),
+        size=sum(len(chunk) for chunk in outcome.chunks if isinstance(chunk, bytes)),
     )
     try:
         on_exchange(exchange)
@@ -743,7 +743,8 @@ def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, An
 
     async def trace(event: str, info: Mapping[str, Any]) -> None:
         outcome.witnessed = True
-        if outcome.abandoned and not outcome.sent and event.endswith(".started"):
+        # What cleans up after a proxy's CONNECT is let go on: it is a cancellation that it cleans up after, and that must not be replaced.
+        if outcome.abandoned and not outcome.sent and event.endswith(".started") and not event.endswith(".response_closed.started"):
             raise TransportError("nothing was sent")
         # A proxy's CONNECT carries nothing of ours.
         if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":

@@ -1450,6 +1450,22 @@ _MONEY = [
         ("test_mocks.py::test_a_charge_whose_reply_is_lost_is_sent_once_and_of_unknown_outcome",),
     ),
     Variant(
+        "a-cancel-at-a-silent-proxy-is-told-as-a-failure",
+        "gets one `Exchange` for each request, once, when it is over",
+        "transport.py",
+        ' and not event.endswith(".response_closed.started")',
+        "",
+        ("test_tracing.py::test_a_charge_whose_caller_is_cancelled_at_a_silent_proxy_is_told_as_cancelled",),
+    ),
+    Variant(
+        "work-begins-before-its-caller-is-seen-to-be-cancelled",
+        "asyncio with the eager task factory",
+        "shelter.py",
+        "asyncio.Task(work.work(), loop=asyncio.get_running_loop())",
+        "asyncio.ensure_future(work.work())",
+        ("test_shelter.py::test_the_work_begins_in_a_turn_of_its_own_whatever_tasks_the_loop_makes",),
+    ),
+    Variant(
         "a-cancelled-request-is-not-told",
         "gets one `Exchange` for each request, once, when it is over",
         "transport.py",

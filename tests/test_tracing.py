@@ -2,7 +2,7 @@
 
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -120,6 +120,36 @@ async def test_a_read_whose_caller_is_cancelled_is_told_as_cancelled() -> None:
         assert (one.failure, one.status_code) == ("cancelled", None)
         assert one.seconds == pytest.approx(2)
         assert client.in_flight == 0
+
+
+async def test_a_charge_whose_caller_is_cancelled_at_a_silent_proxy_is_told_as_cancelled() -> None:
+    told: list[Exchange] = []
+    async with serve(hangs) as proxy:
+        async with Client(api_key=KEY, base_url="https://service.example", proxy=proxy.url, on_exchange=told.append) as client:
+            with anyio.move_on_after(2) as scope:
+                await client.create_order(187, "tg", immediate=True)
+            assert scope.cancelled_caught
+            [one] = told
+            assert (one.failure, one.status_code, one.attempt) == ("cancelled", None, 1)
+            assert one.seconds == pytest.approx(2)
+        assert [request.method for request in proxy.requests] == ["CONNECT"]
+        assert proxy.connections_open == 0
+
+
+async def test_a_transport_that_gives_no_bytes_is_told_as_any_failure() -> None:
+    class Wrong(httpx.AsyncByteStream):
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self  # type: ignore[return-value]
+
+        async def __anext__(self) -> int:
+            return 7
+
+    told: list[Exchange] = []
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Wrong()))
+    async with Client(transport=transport, attempts=1, on_exchange=told.append) as client:
+        with pytest.raises(TransportError):
+            await client.get_order_status(ORDER_ID)
+    assert [(one.failure, one.status_code, one.size) for one in told] == [("TransportError", 200, 0)]
 
 
 async def test_a_charge_that_outlives_its_caller_is_told_when_it_has_ended() -> None:
