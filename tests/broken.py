@@ -1459,7 +1459,7 @@ _MONEY = [
     ),
     Variant(
         "work-begins-before-its-caller-is-seen-to-be-cancelled",
-        "asyncio with the eager task factory",
+        "What was not sent yet is not sent any more.",
         "shelter.py",
         "asyncio.Task(work.work(), loop=asyncio.get_running_loop())",
         "asyncio.ensure_future(work.work())",
