@@ -12,6 +12,7 @@ from sms4sats_async.client import BASE_URL, Client
 from sms4sats_async.models import Order, OrderKind, mask
 from sms4sats_async.sandbox import Sandbox, SandboxCall, SandboxOrder, Timeline
 from sms4sats_async.testing.scripts import ABOUT_AN_ORDER, PLACES_AN_ORDER, Script, Trouble, Words
+from sms4sats_async.tracing import Exchange
 
 if TYPE_CHECKING:
     import httpx
@@ -107,13 +108,15 @@ class ScriptedSandbox(Sandbox):
         trust_env: bool = True,
         transport: object = None,
         on_order: Callable[[Order], object] | None = None,
+        ssl_context: object = None,
+        on_exchange: Callable[[Exchange], object] | None = None,
     ) -> Client:
         """Return a client of this sandbox. It takes what :class:`Client` takes, so that it can stand in for it.
 
         For a program that makes its own: ``monkeypatch.setattr("bot.Client", sms4sats_sandbox.client)``. Where it would connect to is
-        overruled (``base_url``, ``proxy``, ``trust_env``, ``transport``), and any key is taken for the prepaid account's.
+        overruled (``base_url``, ``proxy``, ``trust_env``, ``transport``, ``ssl_context``), and any key is taken for the prepaid account's.
         """
-        del base_url, proxy, trust_env, transport
+        del base_url, proxy, trust_env, transport, ssl_context
         return Client(
             api_key=None if api_key is None else API_KEY,
             timeout=timeout,
@@ -121,6 +124,7 @@ class ScriptedSandbox(Sandbox):
             attempts=attempts,
             transport=self.transport(),
             on_order=on_order,
+            on_exchange=on_exchange,
         )
 
     async def wallet(self, invoice: str) -> None:
