@@ -12,6 +12,8 @@ import pytest
 
 from tests.loops import asyncio_options
 
+os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http/dup"  # spans by old and new conventions; whoever makes the first one reads it, for all
+
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 
 

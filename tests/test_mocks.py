@@ -95,7 +95,7 @@ async def test_a_refusal_is_the_error_that_it_would_be(route: Route) -> None:
 def test_the_test_file_of_the_readme_passes(tmp_path: Path) -> None:
     [program] = re.findall(r"^```python\n(# test_bot\.py: .*?)^```$", README, re.DOTALL | re.MULTILINE)
     (tmp_path / "test_bot.py").write_text(program, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_bot.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", "test_bot.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\b[46] passed", done.stdout), done.stdout  # on each backend that is there
