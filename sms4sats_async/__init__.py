@@ -33,6 +33,7 @@ from sms4sats_async.models import (
     SmsStatus,
 )
 from sms4sats_async.payers import PayingWatcher, Received, Sent, receive_code, send_sms
+from sms4sats_async.tracing import Exchange
 from sms4sats_async.watcher import OrderWatcher
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Client",
     "Country",
     "DecodeError",
+    "Exchange",
     "Funding",
     "History",
     "Order",
