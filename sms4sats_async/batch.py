@@ -169,6 +169,21 @@ class BatchWatcher:
         """How many requests have had their turn until now, cancels included."""
         return self._agenda.turns
 
+    @property
+    def braked(self) -> float:
+        """For how many seconds more no request leaves but for last steps under way, because the service, or :meth:`brake`, asked for it."""
+        return max(0.0, self._agenda.braked_until - anyio.current_time())
+
+    def brake(self, seconds: float) -> None:
+        """Let no request leave for so many seconds, but for last steps under way: as if the service had said "too many requests" to us.
+
+        For whoever knows that it was said to somebody else with whom the rate is shared.
+
+        Raises:
+            ValueError, TypeError: it is no such number.
+        """
+        self._agenda.brake(anyio.current_time() + positive("seconds", seconds))
+
     def allow(self, max_rate: float, *, seconds: float = math.inf) -> None:
         """Change ``max_rate`` from now on; 0 for no request at all. It holds for so many seconds: after them no request leaves any more.
 

@@ -30,6 +30,25 @@ async def test_requests_leave_for_as_long_as_they_are_allowed_and_go_on_when_the
             assert len([outcome async for outcome in batch if outcome.code]) == 20
 
 
+async def test_a_brake_from_outside_is_heeded_as_the_services_own() -> None:
+    service = Service()
+    async with service.serving() as server, Client(base_url=server.url) as client:
+        held = service.order(paid_at=0.0, number_at=0.0)
+        async with BatchWatcher(client, [Order(held.id)], poll_interval=1.0, cancel_on_exit=False) as batch:
+            await anyio.sleep(3)
+            assert batch.braked == 0.0
+            batch.brake(20)
+            batch.brake(5)  # a shorter one changes nothing
+            before = len(held.looks)
+            assert batch.braked == 20.0
+            await anyio.sleep(19)
+            assert (len(held.looks), batch.braked) == (before, 1.0)
+            await anyio.sleep(3)
+            assert len(held.looks) > before
+            with pytest.raises(ValueError, match="positive"):
+                batch.brake(0)
+
+
 async def test_a_rate_on_loan_needs_a_batch_with_a_rate() -> None:
     async with Client() as client, BatchWatcher(client, []) as batch:
         with pytest.raises(RuntimeError, match="max_rate"):
