@@ -22,8 +22,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        anyio.run(_connected, options)
-    except (ValueError, PermissionError) as error:
+        anyio.run(_connected, parser, options)
+    except PermissionError as error:
         parser.error(str(error))
 
 
@@ -45,14 +45,19 @@ def command() -> argparse.ArgumentParser:
     return parser
 
 
-async def _connected(options: argparse.Namespace) -> None:
-    async with Client(base_url=options.base_url, max_connections=options.connections) as client:
-        await work(client, options)
+async def _connected(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    try:
+        client = Client(base_url=options.base_url, max_connections=options.connections)
+        worker = worker_of(client, options)
+    except ValueError as error:
+        parser.error(str(error))
+    async with client:
+        await work(worker)
 
 
-async def work(client: Client, options: argparse.Namespace) -> None:
-    """Run a worker with these options until a signal stops it."""
-    worker = Worker(
+def worker_of(client: Client, options: argparse.Namespace) -> Worker:
+    """Return a worker with these options."""
+    return Worker(
         client,
         options.redis,
         rate=options.rate,
@@ -61,11 +66,15 @@ async def work(client: Client, options: argparse.Namespace) -> None:
         keep_share=options.keep_share,
         give_up_after=options.give_up_after,
     )
+
+
+async def work(worker: Worker) -> None:
+    """Run a worker until a signal stops it."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
 
         async def stop() -> None:
-            async for _ in signals:
-                worker.stop()
+            await anext(signals)
+            worker.stop()
 
         try:
             async with anyio.create_task_group() as tasks:

@@ -15,9 +15,10 @@ import attrs
 
 from sms4sats_async.batch import Outcome
 from sms4sats_async.client import check_order_id
-from sms4sats_async.cluster.messages import order_to_json, outcome_from_json
-from sms4sats_async.cluster.store import AGAIN, RedisAway, Store
+from sms4sats_async.cluster.messages import NotAnOutcome, order_to_json, outcome_from_json
+from sms4sats_async.cluster.store import RedisAway, Store, Waiting
 from sms4sats_async.models import Order, OrderKind
+from sms4sats_async.shelter import on_asyncio
 
 FORGET_EVERY = 0.5
 """Seconds from one time that Redis is told what was read to the next."""
@@ -51,7 +52,7 @@ class WorkerState:
 
 @attrs.frozen
 class DeadLetter:
-    """A message that was no order: its ``reason``, and its fields as they came, which may hold a secret."""
+    """A message that was no order, or no outcome: its ``reason``, and its fields as they came, which may hold a secret."""
 
     reason: str
     fields: dict[str, bytes] = attrs.field(repr=False)
@@ -67,19 +68,22 @@ class Cluster:
             async for outcome in cluster.outcomes():
                 print(outcome.order.service, outcome.code or outcome.error)
 
-    Every coroutine waits while Redis does not answer, and goes on when it does: a time-out is yours to set.
+    Every coroutine waits while Redis does not answer, says so in the log, and goes on when it does: a time-out is yours to set.
 
     Args:
         url: where Redis is: ``redis://``, ``rediss://`` (TLS) or ``unix://``. Order ids and codes go through it.
         name: of the job, as its workers have it.
 
     Raises:
+        ValueError: ``url`` cannot be read.
         PermissionError: of every coroutine, where Redis does not let us in, or not do what is needed.
+        RuntimeError: likewise, where the loop is not asyncio's.
     """
 
     def __init__(self, url: str, *, name: str = "sms4sats") -> None:
         self._store = Store(url, name)
         self._name = name
+        self._latest = 0.0
         self._read: set[str] = set()
         self._forgotten_at = -math.inf
 
@@ -129,27 +133,31 @@ class Cluster:
             reader: each outcome goes to one of the readers; two that read at the same time need two names.
             forever: wait for more at the end.
         """
-        new, known, idle = False, "", False
         while True:
             await self._forget()
-            try:
-                entries = await self._store.outcomes(reader, new=new, block=new and not idle)
-                if idle and not entries:
-                    return
-                busy, epoch = (True, "") if entries else await self._store.look()
-                idle = new and not (forever or busy or (known and not epoch))  # without its epoch: what Redis has lost is put back yet
-                known = epoch or known
-            except RedisAway as away:
-                await _wait(away)
-                new, idle = False, False  # what was given to us may have been lost on the way
-                continue
-            new = new or not entries
+            more = await _patiently(self._may_come) or forever
+            entries = await _patiently(partial(self._store.outcomes, reader, block=more))
+            if not (entries or more):
+                return
             for entry, fields in entries:
-                if fields:
-                    yield outcome_from_json(fields[b"outcome"])
+                try:
+                    outcome = outcome_from_json(fields.get(b"outcome"))
+                except NotAnOutcome as reason:
+                    if fields:  # else somebody else has taken it out of Redis
+                        _logger.warning("a message is no outcome, and lies with the dead letters: %s", reason)
+                        await _patiently(partial(self._store.bury_outcome, (entry, fields), str(reason)))
+                else:
+                    yield outcome
                 self._read.add(entry)
                 if anyio.current_time() >= self._forgotten_at + FORGET_EVERY:
                     await self._forget()
+
+    async def _may_come(self) -> bool:
+        """Whether there are orders without an end, or Redis has lost its data and the workers will put them back."""
+        busy, latest = await self._store.look()
+        lost = latest < self._latest
+        self._latest = max(latest, self._latest)
+        return busy or lost
 
     async def _forget(self) -> None:
         """Let Redis forget what was read: many at once, because it may wait for its disk each time."""
@@ -169,7 +177,7 @@ class Cluster:
         return [_state(name, record, now) for name, record in sorted(roll.items())]
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """Return the messages that were no orders."""
+        """Return the messages that were no orders, or no outcomes."""
         letters = [{name.decode(): value for name, value in fields.items()} for _, fields in await _patiently(self._store.dead_letters)]
         return [DeadLetter(letter.pop("reason").decode(), letter) for letter in letters]
 
@@ -190,14 +198,11 @@ def _state(name: str, record: dict[str, Any], now: float) -> WorkerState:
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask until Redis answers."""
+    if not on_asyncio():
+        raise RuntimeError("a cluster needs asyncio: Redis's client does")
+    waiting = Waiting()
     while True:
         try:
             return await ask()
         except RedisAway as away:
-            await _wait(away)
-
-
-async def _wait(away: RedisAway) -> None:
-    if away.refused:
-        raise PermissionError(str(away)) from None
-    await anyio.sleep(AGAIN)
+            await waiting.wait(away)

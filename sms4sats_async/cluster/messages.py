@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, cast
+
+import attrs
 
 from sms4sats_async import errors
 from sms4sats_async.batch import Outcome
 from sms4sats_async.errors import OrderError, Sms4SatsError
-from sms4sats_async.models import Order, OrderStatus, SmsStatus
+from sms4sats_async.models import Order, OrderStatus
 
 FORMAT = 1
 """The version of an outcome's JSON. An order has its own: :meth:`Order.to_dict`."""
@@ -19,6 +20,10 @@ _DETAILS = ("status_code", "excerpt", "reason", "retry_after", "paid", "cancelle
 
 class NotAnOrder(ValueError):
     """The message is no order. The text says why, and nothing of what was in it: that can be a secret."""
+
+
+class NotAnOutcome(ValueError):
+    """The message is no outcome. The text says why, and nothing of what was in it."""
 
 
 def order_to_json(order: Order) -> str:
@@ -42,10 +47,13 @@ def order_from_json(text: bytes | None) -> Order:
         raise NotAnOrder("the order is not a JSON object")
     row = cast("Mapping[str, Any]", data)
     try:
-        return Order.from_dict(row)
+        order = Order.from_dict(row)
     except (ValueError, OverflowError) as error:
         told = str(error)  # of ours, which name the field and a JSON type; Python's own repeat what they could not read
         raise NotAnOrder(told if told.startswith("order: ") else "its kind or its created_at cannot be read") from None
+    if not order.id.strip() or not order.id.isprintable():  # half a surrogate pair could not even be asked about
+        raise NotAnOrder("its id is no text")
+    return order
 
 
 def outcome_to_json(outcome: Outcome) -> str:
@@ -55,57 +63,35 @@ def outcome_to_json(outcome: Outcome) -> str:
         "version": FORMAT,
         "order": outcome.order.to_dict(),
         "code": outcome.code,
-        "status": None if status is None else _status_to_dict(status),
+        "status": None if status is None else status.to_dict() | {"raw": dict(status.raw)},
         "error": None if error is None else _error_to_dict(error),
     }
     return json.dumps(data, separators=(",", ":"), default=str)
 
 
-def outcome_from_json(text: bytes | str) -> Outcome:
+def outcome_from_json(text: bytes | str | None) -> Outcome:
     """Read what :func:`outcome_to_json` returned.
 
     Raises:
-        ValueError: it is no outcome.
+        NotAnOutcome: it is none.
     """
+    if text is None:
+        raise NotAnOutcome("there is no field named outcome")
     try:
         data: Any = json.loads(text)
-        order = Order.from_dict(data["order"])
-        told = data["status"]
-        status = None if told is None else _status_from_dict(order.id, told)
-        error = None if data["error"] is None else _error_from_dict(order.id, status, data["error"])
-        return Outcome(order, data["code"], status, error)
-    except (KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise ValueError(f"no outcome: {type(problem).__name__}") from None
+        if data["version"] == FORMAT:
+            return _outcome_from_dict(data)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):  # the text of some repeats what they read
+        raise NotAnOutcome("the outcome cannot be read") from None
+    raise NotAnOutcome("the outcome is of another version than this reader's")
 
 
-def _status_to_dict(status: OrderStatus) -> dict[str, Any]:
-    return {
-        "paid": status.paid,
-        "number": status.number,
-        "code": status.code,
-        "code_was_number": status.code_was_number,
-        "sms_status": status.sms_status,
-        "error": status.error,
-        "activation_id": status.activation_id,
-        "country": status.country,
-        "service": status.service,
-        "timestamp": None if status.timestamp is None else status.timestamp.isoformat(),
-        "raw": dict(status.raw),
-    }
-
-
-def _status_from_dict(order_id: str, data: dict[str, Any]) -> OrderStatus:
-    fields = {name: data.get(name) for name in ("number", "code", "error", "activation_id", "country", "service")}
-    word, timestamp = data.get("sms_status"), data.get("timestamp")
-    return OrderStatus(
-        order_id,
-        bool(data["paid"]),
-        **fields,
-        code_was_number=bool(data.get("code_was_number")),
-        sms_status=SmsStatus(word) if word in list(SmsStatus) else word,
-        timestamp=None if timestamp is None else datetime.fromisoformat(timestamp),
-        raw=data.get("raw") or {},
-    )
+def _outcome_from_dict(data: dict[str, Any]) -> Outcome:
+    order = Order.from_dict(data["order"])
+    told = data["status"]
+    status = None if told is None else attrs.evolve(OrderStatus.from_dict(told), raw=told.get("raw") or {})
+    error = None if data["error"] is None else _error_from_dict(order.id, status, data["error"])
+    return Outcome(order, data["code"], status, error)
 
 
 def _error_to_dict(error: Sms4SatsError) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import uuid
 from collections.abc import Iterable
 from types import TracebackType
@@ -13,6 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as NoConnection
 
 from sms4sats_async.cluster import scripts
 
@@ -22,12 +25,18 @@ READ_BLOCK = 0.5
 """Seconds that a read waits for something to read."""
 AGAIN = 0.5
 """Seconds after which Redis is asked again when it did not answer."""
+SAY_EVERY = 30.0
+"""Seconds from one line in the log about waiting for Redis to the next."""
 SILENCE = 3.0
 """Seconds without a beat of any worker after which nobody is taken for dead because of it: it was Redis that could not be heard."""
 GRACE = 5.0
 """Seconds that a worker has then to be heard again, or what it has otherwise if that is less."""
+POINTLESS = ("WRONGTYPE", "can't run this command", "can't access at least one of the keys", "unknown command")
+"""Words of Redis after which waiting changes nothing; a script does not hand on the kind of its error."""
 WORKERS, READERS = "workers", "readers"
 """The consumer groups of the two streams."""
+
+_logger = logging.getLogger(__name__)
 
 Entry = tuple[str, dict[bytes, bytes]]
 """The id of a stream's entry, and its fields."""
@@ -41,9 +50,33 @@ class RedisAway(Exception):
     """
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(f"redis: {type(error).__name__}")  # its own text can repeat what was sent
-        causes = (error, error.__cause__)  # what goes wrong as a connection is made comes as the cause of a ConnectionError
-        self.refused = any(isinstance(cause, AuthenticationError | AuthorizationError | NoPermissionError) for cause in causes)
+        causes: list[BaseException] = [error]
+        if isinstance(error, NoConnection) and (cause := error.__cause__ or error.__context__) is not None:
+            causes.append(cause)  # why it could not be made: the host's name, a certificate, a password
+        super().__init__(f"redis: {', '.join(type(one).__name__ for one in causes)}")  # the texts can repeat what was sent
+        self.refused = any(isinstance(one, AuthenticationError | AuthorizationError | NoPermissionError) for one in causes) or (
+            isinstance(error, ResponseError) and any(words in str(error) for words in POINTLESS)
+        )
+
+
+class Waiting:
+    """Waits for Redis, and says so: at once, and then from time to time."""
+
+    def __init__(self) -> None:
+        self._said_at = -math.inf
+
+    async def wait(self, away: RedisAway) -> None:
+        """Wait a little before it is asked again.
+
+        Raises:
+            PermissionError: it does not let us in, or not do what is needed.
+        """
+        if away.refused:
+            raise PermissionError(str(away)) from None
+        if (now := anyio.current_time()) >= self._said_at + SAY_EVERY:
+            _logger.warning("%s: waiting for it", away)
+            self._said_at = now
+        await anyio.sleep(AGAIN)
 
 
 class Beat(NamedTuple):
@@ -55,6 +88,8 @@ class Beat(NamedTuple):
         share: requests a second that this worker may make.
         fair: how many orders each worker would watch, of those who can take more.
         now: seconds of Redis's clock.
+        held: how many entries Redis holds this worker for.
+        braked: seconds for which the service wants to be left alone.
         dead: the workers whose orders are to be taken over.
     """
 
@@ -63,19 +98,28 @@ class Beat(NamedTuple):
     share: int = 0
     fair: int = 0
     now: float = 0.0
+    held: int = 0
+    braked: float = 0.0
     dead: tuple[str, ...] = ()
 
 
 class Pulse(NamedTuple):
-    """What a worker says at each beat: how much it has used in the last second, what it watches, and if it can take more, among it."""
+    """What a worker says at each beat: how much it has used in the last second, what it watches, and if it can take more, among it.
+
+    Attributes:
+        epoch, heard: what the last beat that was answered had as ``epoch`` and ``now``; empty and 0 before.
+        braked: seconds for which the service has told it to wait, beyond what the last answer said.
+    """
 
     name: str
     epoch: str
+    heard: float
     rate: int
     used: int
     watching: int
     open: bool
     state: dict[str, Any]
+    braked: float
     keep_share: float
     give_up_after: float
 
@@ -93,18 +137,19 @@ class Store:
     """One job in Redis. Every call raises :class:`RedisAway`, and nothing else of Redis's, and takes some seconds at the most."""
 
     def __init__(self, url: str, name: str) -> None:
-        self._redis = cast(
-            "Any",  # redis-py's types are those of its synchronous client as well
-            Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+        try:
+            redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
                 url,
                 protocol=2,  # the shapes of its answers are those of all versions
                 socket_timeout=ANSWER_TIMEOUT,
                 socket_connect_timeout=ANSWER_TIMEOUT,
                 retry=Retry(NoBackoff(), 0),  # who repeats what, and when, is decided here
-            ),
-        )
-        self._orders, self._open, self._outcomes, self._dead, self._workers, self._epoch, self._quiet = (
-            f"{name}:{part}" for part in ("orders", "open", "outcomes", "dead", "workers", "epoch", "quiet")
+            )
+        except ValueError:  # its words can repeat a part of a password that was taken for a port
+            raise ValueError("url must be redis://, rediss:// or unix://, with what is special in a password percent-encoded") from None
+        self._redis = cast("Any", redis)  # redis-py's types are those of its synchronous client as well
+        self._orders, self._open, self._outcomes, self._dead, self._workers, self._epoch, self._quiet, self._brake = (
+            f"{name}:{part}" for part in ("orders", "open", "outcomes", "dead", "workers", "epoch", "quiet", "brake")
         )
         script = self._redis.register_script
         self._submit, self._tell, self._bury = script(scripts.SUBMIT), script(scripts.TELL), script(scripts.BURY)
@@ -137,42 +182,54 @@ class Store:
         """Return what this worker was given and has not ended, from that entry on, some hundred at a time."""
         return await self._read_group(WORKERS, worker, self._orders, after, 500, block=False)
 
-    async def tell(self, tellings: Iterable[Telling]) -> None:
-        """Tell outcomes, in one step; but not the end of an order that was told already, or is another one's to tell."""
-        keys = [self._orders, self._open, self._outcomes, self._epoch]
-        told = ((one.epoch, one.outcome, one.order_id, len(one.entries), *one.entries) for one in tellings)
-        await self._run(self._tell, keys, [WORKERS, *(part for parts in told for part in parts)])
+    async def tell(self, tellings: Iterable[Telling], *, worker: str, heard: float, keep_share: float) -> None:
+        """Tell outcomes, in one step; but not the end of an order that was told already, or is another one's to tell.
 
-    async def bury(self, entry: str, fields: dict[bytes, bytes], reason: str) -> None:
+        ``heard`` is when this worker's last beat was that was answered, on Redis's clock: so that it sees if it has lost data.
+        """
+        keys = [self._orders, self._open, self._outcomes, self._epoch, self._workers]
+        mine = (worker, round(heard * 1000), round((keep_share + 1) * 1000))
+        told = ((one.epoch, one.outcome, one.order_id, len(one.entries), *one.entries) for one in tellings)
+        await self._run(self._tell, keys, [WORKERS, *mine, *(part for parts in told for part in parts)])
+
+    async def bury(self, entry: Entry, reason: str) -> None:
         """Move what is no order to the dead letters."""
+        await self._bury_from(self._orders, WORKERS, entry, reason)
+
+    async def bury_outcome(self, entry: Entry, reason: str) -> None:
+        """Move what is no outcome to the dead letters."""
+        await self._bury_from(self._outcomes, READERS, entry, reason)
+
+    async def _bury_from(self, stream: str, group: str, entry: Entry, reason: str) -> None:
+        entry_id, fields = entry
         parts = [part for field in fields.items() for part in field]
-        await self._run(self._bury, [self._orders, self._dead], [WORKERS, entry, reason, *parts])
+        await self._run(self._bury, [stream, self._dead], [group, entry_id, reason, *parts])
 
     async def waiting(self) -> int:
         """Return how many orders have not ended yet, whether or not somebody watches them."""
         return int(await self._ask("XLEN", self._orders))
 
-    async def look(self) -> tuple[bool, str]:
-        """Return whether an order waits for its end, or may be put back just now, and the epoch; empty before the first beat."""
-        busy, epoch = await self._run(self._look, [self._orders, self._epoch, self._quiet], [])
-        return bool(busy), epoch.decode()
+    async def look(self) -> tuple[bool, float]:
+        """Return whether an order waits for its end, or may be put back just now, and when the last beat of all was."""
+        busy, latest = await self._run(self._look, [self._orders, self._quiet, self._workers], [])
+        return bool(busy), latest / 1000
 
     async def dead_letters(self) -> list[Entry]:
-        """Return what was no order."""
+        """Return what was no order, or no outcome."""
         return _entries(await self._ask("XRANGE", self._dead, "-", "+"))
 
     # --- workers ---------------------------------------------------------------------------------------------------------------
 
     async def beat(self, pulse: Pulse) -> Beat:
         """Say that a worker lives, and ask for its share."""
-        keys = [self._orders, self._workers, self._epoch, self._quiet]
-        lease, give_up = round((pulse.keep_share + 1) * 1000), round(pulse.give_up_after * 1000)
+        keys = [self._orders, self._workers, self._epoch, self._quiet, self._brake]
         told = [pulse.name, pulse.epoch, uuid.uuid4().hex, pulse.rate, pulse.used, pulse.watching, int(pulse.open), json.dumps(pulse.state)]
-        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, lease, give_up, round(SILENCE * 1000), round(GRACE * 1000)])
+        times = (pulse.keep_share + 1, pulse.give_up_after, SILENCE, GRACE, pulse.heard, pulse.braked)
+        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, *(round(seconds * 1000) for seconds in times)])
         if word != b"ok":
             return Beat(word.decode())
-        epoch, share, fair, now, *dead = rest
-        return Beat("ok", epoch.decode(), share, fair, now / 1000, tuple(name.decode() for name in dead))
+        epoch, share, fair, now, held, braked, *dead = rest
+        return Beat("ok", epoch.decode(), share, fair, now / 1000, held, braked / 1000, tuple(name.decode() for name in dead))
 
     async def take_over(self, worker: str, dead: str, give_up_after: float, count: int) -> list[Entry]:
         """Give this worker up to so many of a dead one's orders."""
@@ -190,9 +247,12 @@ class Store:
 
     # --- outcomes --------------------------------------------------------------------------------------------------------------
 
-    async def outcomes(self, reader: str, *, new: bool, block: bool) -> list[Entry]:
-        """Return outcomes for this reader: those that nobody has had, or those that it has had and not done with."""
-        return await self._read_group(READERS, reader, self._outcomes, ">" if new else "0", 100, block=block)
+    async def outcomes(self, reader: str, *, block: bool) -> list[Entry]:
+        """Return outcomes for this reader: those that it was given before and has not done with, or else new ones."""
+        for after in ("0", ">"):
+            if entries := await self._read_group(READERS, reader, self._outcomes, after, 100, block=block and after == ">"):
+                return entries
+        return []
 
     async def done(self, entries: Iterable[str]) -> None:
         """Forget outcomes that have been read, in one step."""
@@ -224,11 +284,10 @@ class Store:
                 raise RedisAway(error) from error
 
     async def _ask(self, *command: Any) -> Any:
-        with anyio.CancelScope(shield=True):
-            try:
-                return await self._redis.execute_command(*command)
-            except (RedisError, OSError) as error:
-                raise RedisAway(error) from error
+        try:  # no shield: what was given to somebody who was cancelled is found again among what it holds
+            return await self._redis.execute_command(*command)
+        except (RedisError, OSError) as error:
+            raise RedisAway(error) from error
 
 
 def _entries(reply: Any) -> list[Entry]:

@@ -8,15 +8,17 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncIterable, Iterable
 from itertools import islice
+from typing import Self
 
 import anyio
 
+from sms4sats_async.agenda import SLACK
 from sms4sats_async.batch import BatchWatcher, Outcome
 from sms4sats_async.client import Client, check_count
 from sms4sats_async.cluster.messages import NotAnOrder, order_from_json, order_to_json, outcome_to_json
-from sms4sats_async.cluster.store import AGAIN, Beat, Entry, Pulse, RedisAway, Store, Telling
+from sms4sats_async.cluster.store import AGAIN, Beat, Entry, Pulse, RedisAway, Store, Telling, Waiting
 from sms4sats_async.errors import OrderUnresolved
 from sms4sats_async.lifecycle import HOLD_WINDOW, LAST_STEPS, PAYMENT_WINDOW, Pace
 from sms4sats_async.models import Order, OrderKind
@@ -37,6 +39,8 @@ RESCUES = 10
 """Such chunks that are taken over at one beat."""
 LAST_WORDS = 5.0
 """Seconds that a worker which stops waits for Redis to tell it what is untold."""
+COUNTED = 10.0
+"""Seconds over which the requests of a second are counted."""
 REPORT = 30.0
 """Seconds from one line about the state in the log to the next."""
 SECOND = 1.0
@@ -91,12 +95,14 @@ class Worker:
         self.capacity = capacity
         self.keep_share = keep_share
         self.give_up_after = give_up_after
-        self._url = url
-        self._name = name
         self._windows = (hold_window, payment_window, poll_interval)
         self._session: _Session | None = None
+        self._begun = False
         self._stopping = False
+        self._rest: anyio.CancelScope | None = None
         self._homeless: dict[str, Order] = {}
+        self.let_in = False
+        self.heard: tuple[str, float] = ("", 0.0)
         self.loan = _Loan()
         self.untold: deque[Telling] = deque()
         self.store = Store(url, name)
@@ -105,7 +111,7 @@ class Worker:
     def __repr__(self) -> str:
         return f"<Worker {'at rest' if self._session is None else self._session.name}>"
 
-    def new_batch(self, orders: AsyncGenerator[Order] | tuple[()]) -> BatchWatcher:
+    def new_batch(self, orders: AsyncIterable[Order] | tuple[()]) -> BatchWatcher:
         """Make a batch that leaves open orders alone and may make no request yet."""
         hold_window, payment_window, poll_interval = self._windows
         return BatchWatcher(
@@ -127,6 +133,8 @@ class Worker:
     def stop(self) -> None:
         """Hand back all orders, and let :meth:`run` return. To be called in the loop's own thread."""
         self._stopping = True
+        if self._rest is not None:
+            self._rest.cancel()
         if self._session is not None:
             self._session.end("it stops")
 
@@ -137,42 +145,45 @@ class Worker:
 
         Raises:
             RuntimeError: not on asyncio; or the client was closed; or it was run before.
-            PermissionError: Redis does not let us in, or not do what is needed.
+            PermissionError: Redis does not let us in, or not do what is needed; said at the start only.
         """
         if not on_asyncio():
             raise RuntimeError("a worker needs asyncio: Redis's client does")
+        if self._begun:
+            raise RuntimeError("a worker can be run once")
+        self._begun = True
         async with self.store:
-            await self._first_word()
             try:
+                with anyio.CancelScope() as self._rest:
+                    await self._first_word()
                 while not self._stopping:
                     self._session = _Session(self)
                     why = await self._session.run()
                     if self._stopping:
                         break
                     _logger.warning("a new start: %s", why)
-                    await anyio.sleep(SECOND)  # what was asked just now counts in this second
-                    await self.settle(math.inf)
+                    with anyio.CancelScope() as self._rest:
+                        await anyio.sleep(SECOND)  # what was asked just now counts in this second
+                        await self.settle(math.inf)
             finally:
-                self._session = None
                 await self._last_words()
+                self._session = None
 
     async def _first_word(self) -> None:
         """Wait for Redis, which may start later than we do."""
+        waiting = Waiting()
         while not self._stopping:
             try:
                 await self.store.check()
             except RedisAway as away:
-                if away.refused:
-                    raise PermissionError(str(away)) from None
-                _logger.warning("%s: waiting for it", away)
-                await anyio.sleep(AGAIN)
+                await waiting.wait(away)
             else:
                 return
 
     async def put_back(self, orders: Iterable[Order]) -> None:
         """Put these orders in anew, because Redis has lost them."""
         self._homeless.update((order.id, order) for order in orders)
-        await self.settle(LAST_WORDS)
+        await self.settle(SECOND)
 
     async def settle(self, seconds: float) -> None:
         """Put back what Redis has lost, and tell what is untold; give up after so many seconds."""
@@ -186,21 +197,26 @@ class Worker:
                             del self._homeless[order.id]
                     while self.untold:
                         tellings = list(islice(self.untold, CHUNK))  # there may be more when they are told
-                        await self.store.tell(tellings)
+                        name, heard = self.heard
+                        await self.store.tell(tellings, worker=name, heard=heard, keep_share=self.keep_share)
+                        assert self._session is not None  # whose outcomes they are  # noqa: S101
                         for told in tellings:
                             self.untold.popleft()
-                            if self._session is not None:
-                                self._session.let_go(told)
+                            self._session.let_go(told)
                 except RedisAway:
                     await anyio.sleep(AGAIN)
 
     async def _last_words(self) -> None:
         with anyio.CancelScope(shield=True):
             await self.settle(LAST_WORDS)
+        self._say_what_is_left()
+
+    def _say_what_is_left(self) -> None:
         if self.untold:
-            _logger.warning("%d outcomes could not be told: their orders are still in Redis, and are watched again", len(self.untold))
+            words = "%d outcomes could not be told: their orders are watched again, unless Redis has lost its data"
+            _logger.warning(words, len(self.untold))
         if self._homeless:
-            _logger.error("%d orders are lost: Redis had lost its data, and was away when they were to be put back", len(self._homeless))
+            _logger.error("%d orders are lost: Redis had lost its data, and has not taken them back", len(self._homeless))
 
 
 class _Loan:
@@ -227,6 +243,17 @@ class _Loan:
         return self.share if now < self.until else 0
 
 
+class _None:
+    """The orders of a batch that is given each of them by its owner: none by themselves, and no end."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Order:
+        await anyio.sleep_forever()
+        raise AssertionError("nobody wakes it")
+
+
 class _Session:
     """A worker under one name, with one batch, from its first beat until Redis has forgotten it, or others have given it up."""
 
@@ -239,20 +266,23 @@ class _Session:
         self._fair = 0
         self._entries: set[str] = set()
         self._in_doubt = False
+        self._surplus = False
+        self._braked_until = -math.inf
+        self._lent = anyio.Event()
         self._why: str | None = None
-        self._scope: anyio.CancelScope | None = None
+        self._scope = anyio.CancelScope()
         self._news = anyio.Event()
-        self._batch = worker.new_batch(self._arrivals())
-        self._counts: deque[tuple[float, int]] = deque()
+        self._batch = worker.new_batch(_None())
+        self._counts: deque[tuple[float, int]] = deque(maxlen=round(COUNTED / BEAT) + 1)
         self._paused_at = -math.inf
+        self._watched_on: set[str] = set()
         self._away = False
         self._reported_at = -math.inf
 
     def end(self, why: str) -> None:
         """Let :meth:`run` come to its end."""
         self._why = self._why or why
-        if self._scope is not None:
-            self._scope.cancel()
+        self._scope.cancel()
 
     def let_go(self, told: Telling) -> None:
         """The entries of what is told are no longer among those that Redis holds us for."""
@@ -276,20 +306,18 @@ class _Session:
                 if not isinstance(outcome.error, OrderUnresolved):  # left open: others watch it now
                     self._note(outcome)
             await self._hand_back(SECOND)
-        if worker.client.is_closed:
-            raise RuntimeError("the client of the worker was closed")
+            self.orders.clear()
         return self._why or ""
 
     async def _work(self) -> None:
         try:
-            async with anyio.create_task_group() as tasks:
-                self._scope = tasks.cancel_scope
-                if self._why is not None:
-                    return
-                tasks.start_soon(self._live)
-                tasks.start_soon(self._tell)
-                await self._listen()
-                self.end("the client was closed")
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._live)
+                    tasks.start_soon(self._take_in)
+                    tasks.start_soon(self._tell)
+                    await self._listen()
+                    self.end("the client was closed")  # which the batch raises
         except BaseExceptionGroup as group:
             raise one_of(group) from None
 
@@ -301,13 +329,14 @@ class _Session:
 
     # --- taking orders ---------------------------------------------------------------------------------------------------------
 
-    async def _arrivals(self) -> AsyncGenerator[Order]:
+    async def _take_in(self) -> None:
         """Take new orders as there is room; in a second no more than may be asked for, because each wants a look at once."""
         while True:
             share = self._worker.loan.left(anyio.current_time())
             room = min(self._room, self._fair + CHUNK - len(self._entries), max(1, round(share * BEAT)))
             if share == 0 or room <= 0:
-                await anyio.sleep(BEAT)
+                with anyio.move_on_after(BEAT):
+                    await self._lent.wait()
                 continue
             try:
                 entries = await self._store.read(self.name, min(room, CHUNK))
@@ -315,9 +344,7 @@ class _Session:
                 self._in_doubt = True  # they may have been given to us, and lost on the way
                 await anyio.sleep(AGAIN)
                 continue
-            for entry in entries:
-                if (order := await self._accept(entry)) is not None:
-                    yield order
+            await self._add(entries)
             await anyio.sleep(len(entries) / share)
 
     @property
@@ -335,7 +362,7 @@ class _Session:
         except NotAnOrder as reason:
             _logger.warning("a message is no order, and lies with the dead letters: %s", reason)
             try:
-                await self._store.bury(entry_id, fields, str(reason))
+                await self._store.bury(entry, str(reason))
             except RedisAway:
                 self._in_doubt = True
             self._entries.discard(entry_id)
@@ -363,10 +390,13 @@ class _Session:
                 if beat.word != "ok":
                     self.end(beat.word)
                     return
+                self._worker.let_in = True
                 self._lend(beat, began)
                 await self._rescue(beat)
-                await self._look_through()
+                await self._look_through(beat)
             except RedisAway as away:
+                if away.refused and not self._worker.let_in:
+                    raise PermissionError(str(away)) from None
                 self._in_doubt = True
                 if not self._away:
                     _logger.warning("%s: going on with a share of %d for %g s", away, self._worker.loan.share, self._worker.keep_share)
@@ -381,17 +411,20 @@ class _Session:
     def _pulse(self, now: float) -> Pulse:
         worker = self._worker
         self._counts.append((now, self._batch.requests))
-        while self._counts[0][0] < now - 10 * SECOND:
-            self._counts.popleft()
+        braked = self._batch.braked
+        if now + braked <= self._braked_until + SLACK:
+            braked = 0.0  # that is what Redis has told: a worker that repeated it would make it longer
         state = {"watching": len(self.orders), "requests_per_second": self._requests_per_second(), "oldest": self._oldest()}
         return Pulse(
             self.name,
             self._epoch,
+            0.0 if self._epoch == "" else worker.heard[1],
             worker.rate,
             worker.loan.used(now),
             len(self.orders),
             self._room > 0,
             state,
+            braked,
             worker.keep_share,
             worker.give_up_after,
         )
@@ -407,14 +440,21 @@ class _Session:
     def _lend(self, beat: Beat, began: float) -> None:
         now = anyio.current_time()
         self._epoch, self._fair = beat.epoch, beat.fair
+        self._worker.heard = (self.name, beat.now)
+        self._braked_until = began + beat.braked
+        if self._braked_until > now:
+            self._batch.brake(self._braked_until - now)
         until = began + self._worker.keep_share  # from before the question: by Redis's own count it ends later
-        if self._worker.loan.left(now) == 0:
+        if self._worker.loan.left(now) == 0 and self.orders:
             self._paused_at = now
+            self._watched_on.clear()
         self._worker.loan.take(beat.share, now, until)
         if beat.share == 0 or until <= now:
             self._batch.allow(0)
         else:
             self._batch.allow(beat.share, seconds=until - now)
+        self._lent.set()
+        self._lent = anyio.Event()
 
     async def _rescue(self, beat: Beat) -> None:
         for dead in beat.dead:
@@ -425,10 +465,13 @@ class _Session:
                 _logger.warning("%d orders of %s are taken over", len(entries), dead)
                 await self._add(entries)
 
-    async def _look_through(self) -> None:
-        """After doubt: go through all that Redis holds us for."""
-        if not self._in_doubt:
+    async def _look_through(self, beat: Beat) -> None:
+        """After doubt, or where Redis has held us for more than we know of for two beats: go through all of it."""
+        surplus = beat.held > len(self._entries)
+        if not self._in_doubt and not (surplus and self._surplus):
+            self._surplus = surplus  # of one beat: they may be on their way
             return
+        self._surplus = False
         self._in_doubt = False
         after = "0"
         while entries := await self._store.held(self.name, after):
@@ -457,14 +500,16 @@ class _Session:
         async for outcome in self._batch:
             if self._worker.client.is_closed:
                 return
-            if isinstance(outcome.error, OrderUnresolved) and self._was_paused():
+            if isinstance(outcome.error, OrderUnresolved) and self._was_paused() and outcome.order.id not in self._watched_on:
+                _logger.warning("an order that could not be asked about in a pause is watched on")
+                self._watched_on.add(outcome.order.id)
                 self._batch.add(outcome.order)
                 continue
             self._note(outcome)
             self._news.set()
 
     def _was_paused(self) -> bool:
-        """Whether the last steps of an order that ends now fell into a pause without Redis."""
+        """Whether the last steps of an order that ends now may have fallen into a pause without Redis."""
         now = anyio.current_time()
         return self._worker.loan.left(now) == 0 or now < self._paused_at + 2 * LAST_STEPS
 

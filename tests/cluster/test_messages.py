@@ -21,7 +21,7 @@ from sms4sats_async import (
     Sms4SatsError,
     SmsStatus,
 )
-from sms4sats_async.cluster.messages import NotAnOrder, order_from_json, order_to_json, outcome_from_json, outcome_to_json
+from sms4sats_async.cluster.messages import NotAnOrder, NotAnOutcome, order_from_json, order_to_json, outcome_from_json, outcome_to_json
 from sms4sats_async.cluster.worker import _Loan
 
 ID = "a" * 32
@@ -81,10 +81,19 @@ def test_a_newer_workers_error_is_an_order_error_with_its_words() -> None:
         assert (str(error), error.order_id) == ("lost", ID)
 
 
-@pytest.mark.parametrize("text", ["{", "1", "{}", '{"order": {"id": "x"}}', '{"order": {}, "status": null}'])
-def test_what_is_no_outcome_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - its own, or of those whose decoding it is
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "1", "{}", "[" * 100_000, None, '{"version": 2}', '{"version": 1, "order": {"id": "s3cr3t"}}'),
+        '{"version": 1, "order": {}, "status": null}',
+        '{"version": 1, "order": {"id": "x"}, "status": {"order_id": "x", "paid": true, "timestamp": "s3cr3t"}}',
+        '{"version": 1, "order": {"id": "x"}, "status": null, "error": {"type": "s3cr3t"}}',
+    ],
+)
+def test_what_is_no_outcome_says_so_and_repeats_nothing(text: str | None) -> None:
+    with pytest.raises(NotAnOutcome) as raised:
         outcome_from_json(text)
+    assert "s3cr3t" not in str(raised.value)
 
 
 def test_what_counts_as_used_is_the_most_of_the_last_second() -> None:
