@@ -4,7 +4,6 @@ The service answers by a schedule that is known beforehand, from the order's id:
 code. It writes down when it was asked about what, and so do the workers (:mod:`tests.cluster.worker`) when a request had its turn.
 """
 
-import os
 import signal
 import struct
 import subprocess
@@ -34,12 +33,19 @@ class Processes:
         return process
 
     def end(self) -> None:
-        """End those that still run."""
+        """End those that still run, and kill those that do not end."""
         for process in self.all:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        until = time.monotonic() + PATIENCE
+        while any(process.poll() is None for process in self.all) and time.monotonic() < until:
+            time.sleep(0.02)
+        stuck = [process.args for process in self.all if process.poll() is None]
+        for process in self.all:
+            process.kill()
             process.wait(PATIENCE)
+        if stuck:
+            raise AssertionError(stuck)
 
 
 @contextmanager
@@ -90,8 +96,3 @@ def permits(there: Processes) -> list[float]:
         data = file.read_bytes()
         times += [time for (time,) in struct.iter_unpack("d", data[: len(data) // 8 * 8])]
     return sorted(times)
-
-
-def environment(redis: str) -> None:
-    """Say where Redis is, as a person would."""
-    os.environ["SMS4SATS_REDIS"] = redis

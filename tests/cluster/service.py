@@ -5,6 +5,7 @@ It writes where it listens to the file ADDRESS, and to ASKED a line for each req
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -56,7 +57,10 @@ async def main(address: Path, asked: Path) -> None:
         partial = address.with_suffix(".new")
         partial.write_text(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         partial.rename(address)
-        await server.serve_forever()
+        told = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+        await told.wait()
+        server.close()
 
 
 if __name__ == "__main__":

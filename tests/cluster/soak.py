@@ -89,7 +89,7 @@ async def run(plan: Plan, place: Path) -> Figures:
         orphans: list[int] = []
         async with Cluster(redis.url) as cluster:
             with anyio.fail_after(PATIENCE):
-                while len(await cluster.workers()) < plan.workers:  # noqa: ASYNC110 - of other processes
+                while len([state for state in await cluster.workers() if state.share]) < plan.workers:  # noqa: ASYNC110 - of other processes
                     await anyio.sleep(0.1)
             began = time.monotonic()
 
@@ -99,9 +99,13 @@ async def run(plan: Plan, place: Path) -> Figures:
                     await cluster.submit(Order(one))
 
             async def read() -> None:
-                while len(outcomes) < plan.orders:
-                    async for outcome in cluster.outcomes():
-                        outcomes.append((outcome, time.monotonic()))
+                with anyio.CancelScope() as patience:  # what is lost must not be waited for without end
+                    while len({outcome.order.id for outcome, _ in outcomes}) < plan.orders:
+                        patience.deadline = anyio.current_time() + plan.code_to + plan.redis_away + 2 * PATIENCE
+                        async for outcome in cluster.outcomes():
+                            patience.deadline = anyio.current_time() + plan.code_to + plan.redis_away + 2 * PATIENCE
+                            outcomes.append((outcome, time.monotonic()))
+                        await anyio.sleep(0.1)
 
             async def kill() -> None:
                 for worker, at in zip(workers, (plan.kill_first, plan.kill_second)[: plan.kills], strict=False):
@@ -109,7 +113,7 @@ async def run(plan: Plan, place: Path) -> Figures:
                     orphans.extend(state.watching for state in await cluster.workers() if f"-{worker.pid}-" in state.name)
                     worker.send_signal(signal.SIGKILL)
                     deaths.append(time.monotonic())
-                if plan.redis_away:
+                if plan.redis_away:  # pragma: no branch - not, to see how fast it is
                     await anyio.sleep(max(0.0, began + plan.kill_second - time.monotonic()))
                     redis.kill()
                     away.append(time.monotonic())

@@ -16,7 +16,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from sms4sats_async import Client
-from sms4sats_async.cluster.__main__ import command, work
+from sms4sats_async.cluster.__main__ import command, work, worker_of
 
 
 class Noting(AiohttpTransport):
@@ -34,7 +34,7 @@ class Noting(AiohttpTransport):
 async def main(directory: str, options: argparse.Namespace) -> None:
     transport = Noting(directory)
     async with transport, Client(base_url=options.base_url, max_connections=options.connections, transport=transport) as client:
-        await work(client, options)
+        await work(worker_of(client, options))
 
 
 if __name__ == "__main__":
