@@ -6,6 +6,7 @@ A test that talks to another thread or process needs real time: it takes the ``r
 import importlib.util
 import inspect
 import os
+from collections.abc import Hashable
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from tests.loops import asyncio_options
 
 os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http/dup"  # spans by old and new conventions; whoever makes the first one reads it, for all
 
-MEASURED = 7
-"""Of how many sets of parameters of a test it is measured what they cover, beside the first."""
+PLACES = ("anyio_backend", "backend", "stack")
+"""The names of the parameters that say where a test is run."""
+MEASURED_ON_ALL = 1
+"""How many of the other sets of parameters of a test are measured wherever they are run."""
 
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 
@@ -38,17 +41,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Measure what a test covers with a few of its sets of parameters only: measured, it takes half as long again."""
+    """Measure most sets of parameters of a test in one place only, in turn: measured, a test takes half as long again."""
     if not config.pluginmanager.hasplugin("_cov"):
         return
-    sets: dict[str, list[pytest.Item]] = {}
+    tests: dict[str, dict[Hashable, list[pytest.Item]]] = {}
     for item in items:
-        sets.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    for of_a_test in sets.values():
-        measured = {number * (len(of_a_test) - 1) // MEASURED for number in range(MEASURED + 1)}
-        for number, item in enumerate(of_a_test):
-            if number not in measured:
-                item.add_marker("no_cover")
+        sets = tests.setdefault(item.nodeid.partition("[")[0], {})
+        parameters: dict[str, object] = item.callspec.params if hasattr(item, "callspec") else {}
+        sets.setdefault(frozenset((name, id(value)) for name, value in parameters.items() if name not in PLACES), []).append(item)
+    for sets in tests.values():
+        for number, places in enumerate(sets.values()):
+            for item in places if number >= MEASURED_ON_ALL else ():
+                if item is not places[number % len(places)]:
+                    item.add_marker("no_cover")
 
 
 @pytest.hookimpl(tryfirst=True)
