@@ -15,7 +15,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -62,8 +61,8 @@ class Run:
         return self.said.strip().rpartition("\n")[2]
 
 
-def run(arguments: tuple[str, ...], compiled: str) -> Run:
-    """Run the tests once, in a process of their own, which shares its compiled modules with the others."""
+def run(arguments: tuple[str, ...]) -> Run:
+    """Run the tests once, in a process of their own, which finds what others have compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
@@ -71,7 +70,7 @@ def run(arguments: tuple[str, ...], compiled: str) -> Run:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment | {"PYTHONPYCACHEPREFIX": compiled},
+        env=environment,
     )
     return Run(arguments, done.returncode == PASSED, done.stdout)
 
@@ -79,9 +78,9 @@ def run(arguments: tuple[str, ...], compiled: str) -> Run:
 def repeat(tests: Sequence[str], times: int, at_once: int, *, whole: bool) -> Iterator[Run]:
     """Run the tests so many times; each run is given out as it ends."""
     common = ("-p", "no:cacheprovider", "-p", "tests.repeat")
-    with tempfile.TemporaryDirectory() as compiled, ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         turns = [(*common, *(() if whole else ("--turn", str(turn))), *tests) for turn in range(times)]
-        yield from (future.result() for future in as_completed([pool.submit(run, arguments, compiled) for arguments in turns]))
+        yield from (future.result() for future in as_completed([pool.submit(run, arguments) for arguments in turns]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
