@@ -39,13 +39,11 @@ class Script(asyncio.Protocol):
         print("-" * cancel + order, now, file=self._log, flush=True)
         age = now - self._started.setdefault(order, now)
         number_after, code_after = (int(part) / 1000 for part in order.split("-")[1:3])
-        told: dict[str, object] = {"status": "OK"}
-        if not cancel:
-            told["paid"] = True
-            if age >= number_after:
-                told["number"] = 15550001111
-            if 0 < code_after <= age:
-                told["code"] = code_of(order)
+        told: dict[str, object] = {"status": "OK", "paid": True}
+        if age >= number_after:
+            told["number"] = 15550001111
+        if 0 < code_after <= age:
+            told["code"] = code_of(order)
         body = json.dumps(told).encode()
         return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
@@ -63,5 +61,5 @@ async def main(address: Path, asked: Path) -> None:
         server.close()
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no branch - nobody imports it
     asyncio.run(main(*map(Path, sys.argv[1:])))

@@ -37,6 +37,6 @@ async def main(directory: str, options: argparse.Namespace) -> None:
         await work(worker_of(client, options))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no branch - nobody imports it
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     anyio.run(main, sys.argv[1], command().parse_args(sys.argv[2:]))
