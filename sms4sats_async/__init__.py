@@ -2,11 +2,13 @@
 
 from sms4sats_async.batch import BatchWatcher, Outcome
 from sms4sats_async.client import Client
+from sms4sats_async.entries import Entry, Intent
 from sms4sats_async.errors import (
     APIError,
     AuthenticationError,
     CancelRefused,
     DecodeError,
+    JournalError,
     OrderCancelled,
     OrderError,
     OrderExpired,
@@ -20,6 +22,7 @@ from sms4sats_async.errors import (
     Sms4SatsError,
     TransportError,
 )
+from sms4sats_async.journal import Journal
 from sms4sats_async.models import (
     Country,
     Funding,
@@ -33,18 +36,26 @@ from sms4sats_async.models import (
     SmsStatus,
 )
 from sms4sats_async.payers import PayingWatcher, Received, Sent, receive_code, send_sms
+from sms4sats_async.recovery import Balance, Finding, Found, Report, reconcile, resume
 from sms4sats_async.watcher import OrderWatcher
 
 __all__ = [
     "APIError",
     "AuthenticationError",
+    "Balance",
     "BatchWatcher",
     "CancelRefused",
     "Client",
     "Country",
     "DecodeError",
+    "Entry",
+    "Finding",
+    "Found",
     "Funding",
     "History",
+    "Intent",
+    "Journal",
+    "JournalError",
     "Order",
     "OrderCancelled",
     "OrderError",
@@ -63,6 +74,7 @@ __all__ = [
     "RateLimited",
     "Received",
     "RentalCountry",
+    "Report",
     "SendFailed",
     "Sent",
     "Service",
@@ -70,6 +82,8 @@ __all__ = [
     "SmsStatus",
     "TransportError",
     "receive_code",
+    "reconcile",
+    "resume",
     "send_sms",
 ]
 
