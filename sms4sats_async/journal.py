@@ -132,10 +132,7 @@ class Journal:
 
         What is open, and what is unresolved, is never deleted.
         """
-        if not isinstance(older_than, int | float) or isinstance(older_than, bool):
-            raise TypeError(f"older_than must be a number of seconds, not {type(older_than).__name__}")
-        if not older_than >= 0:
-            raise ValueError(f"older_than must not be negative, not {older_than}")
+        _check_age(older_than)
         return await self._ask(lambda book: book.prune(older_than), writes=True)
 
     # --- for a client ----------------------------------------------------------------------------------------------------------
@@ -220,6 +217,13 @@ class Journal:
 
     def _ask(self, work: Callable[[Book], T], *, writes: bool = False) -> Awaitable[T]:
         return self._writer.ask(_Asked(work, writes=writes))
+
+
+def _check_age(older_than: object) -> None:
+    if not isinstance(older_than, int | float) or isinstance(older_than, bool):
+        raise TypeError(f"older_than must be a number of seconds, not {type(older_than).__name__}")
+    if not older_than >= 0:
+        raise ValueError(f"older_than must not be negative, not {older_than}")
 
 
 class _Asked(Generic[T]):

@@ -50,7 +50,12 @@ def resume(
 
     Args:
         client: one that was given this journal.
-        hold_window, payment_window, poll_interval, max_rate, max_watching: as for :class:`BatchWatcher`.
+        journal: what to go on with.
+        hold_window: as for :class:`BatchWatcher`.
+        payment_window: likewise.
+        poll_interval: likewise.
+        max_rate: likewise.
+        max_watching: likewise.
         cancel_on_exit: True to have the service cancel what is still open when the block is left; by default it stays in the journal.
 
     Raises:
