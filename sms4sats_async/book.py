@@ -128,8 +128,7 @@ class Book:
             raise JournalError(f"{self}: it is a database of something else")
         if ask("user_version") > FORMAT:
             raise JournalError(f"{self}: it is of a later version of this package (format {ask('user_version')}; this one knows {FORMAT})")
-        if ask("journal_mode = wal") != "wal":
-            raise JournalError(f"{self}: it is on a disk that is of no use for it: a network's, for example")
+        db.execute("pragma journal_mode = wal")
         db.execute("pragma synchronous = full")
         if ask("quick_check(1)") != "ok":
             raise JournalError(f"{self}: it is damaged")

@@ -44,7 +44,7 @@ MAX_MESSAGE_LENGTH = 140
 _logger = logging.getLogger(__name__)
 
 
-Row = Callable[[Any], int]
+Row = Callable[[], int]
 """What a journal knows an intent by."""
 
 

@@ -139,33 +139,31 @@ class Journal:
 
     async def intend(
         self, kind: OrderKind, *, country: int | str | None, service: str | None, price_sats: int | None, prepaid: bool
-    ) -> Callable[[Book], int]:
+    ) -> Callable[[], int]:
         """Write down that a call is about to be sent; return what the others know it by. Whoever is cancelled here sends nothing."""
         intending = _Asked(lambda book: book.intend(kind, country, service, price_sats, prepaid=prepaid))
 
-        def row(_: Book) -> int:
-            if intending.result is None:  # it was never written
-                return 0
-            return intending.result
+        def row() -> int:
+            return intending.result or 0  # no row has that number: it was never written
 
         try:
             await self._writer.ask(intending)
         except anyio.get_cancelled_exc_class():
-            self._note(lambda book: book.drop(row(book)))
+            self._note(lambda book: book.drop(row()))
             raise
         return row
 
-    def dropped(self, row: Callable[[Book], int]) -> None:
+    def dropped(self, row: Callable[[], int]) -> None:
         """Forget an intent that has surely come to nothing."""
-        self._note(lambda book: book.drop(row(book)))
+        self._note(lambda book: book.drop(row()))
 
-    async def left(self, row: Callable[[Book], int]) -> None:
+    async def left(self, row: Callable[[], int]) -> None:
         """Let go of an intent whose outcome is not known."""
-        await self._ask(lambda book: book.leave(row(book)), writes=True)
+        await self._ask(lambda book: book.leave(row()), writes=True)
 
-    async def placed(self, row: Callable[[Book], int], order: Order) -> None:
+    async def placed(self, row: Callable[[], int], order: Order) -> None:
         """Write down the order of an intent."""
-        await self._ask(lambda book: book.place(row(book), order), writes=True)
+        await self._ask(lambda book: book.place(row(), order), writes=True)
 
     # --- for watchers: nothing here waits ----------------------------------------------------------------------------------------
 

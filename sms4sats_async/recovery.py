@@ -3,6 +3,7 @@
 from __future__ import annotations  # anyio loads its parts when they are named: not at our import
 
 import enum
+from collections import deque
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -78,8 +79,14 @@ def resume(
 
 
 async def _open_orders(journal: Journal) -> AsyncGenerator[Order | str]:
-    for entry in await journal.take_all():
-        yield entry.order.id if entry.bare else entry.order
+    waiting = deque(await journal.take_all())
+    try:
+        while waiting:
+            entry = waiting.popleft()
+            yield entry.order.id if entry.bare else entry.order
+    finally:
+        for entry in waiting:
+            journal.released(entry.order.id)
 
 
 class Found(enum.StrEnum):

@@ -263,9 +263,7 @@ class Judge:
         if self._dice.random() > 0.2:
             return None
         stall = [stalls, cut(150)] if request.method == "POST" else []
-        return self._dice.choice(
-            [cut(40), cut(150), resets, slow(0.1), stalls] if request.method == "POST" else [cut(40), resets, slow(0.1)]
-        )
+        return self._dice.choice([cut(40), resets, slow(0.1), *stall])
 
 
 def _read(journal: Path) -> tuple[set[str], list[Intent]]:
@@ -293,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
         fork()
         return 0
     with tempfile.TemporaryDirectory() as place:
-        judge = Judge(Path(place), random.Random(options.seed))
+        judge = Judge(Path(place), random.Random(options.seed))  # noqa: S311 - dice
         try:
             verdict = anyio.run(judge.run, options.times)
         finally:

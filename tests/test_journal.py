@@ -1,0 +1,702 @@
+"""The journal: what is in it and when, what it does where the disk fails, and who answers for an order."""
+
+import logging
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from sms4sats_async import (
+    APIError,
+    BatchWatcher,
+    Client,
+    Entry,
+    Journal,
+    JournalError,
+    Order,
+    OrderKind,
+    OrderWatcher,
+    OutcomeUnknown,
+    PriceTooHigh,
+    TransportError,
+)
+from sms4sats_async.book import APPLICATION_ID, FORMAT, Book
+from sms4sats_async.lease import Life, lives
+from sms4sats_async.sandbox import Sandbox, Timeline
+from tests.servers import Reply, SeenRequest, json_reply, serve
+
+KEY = "journal-key"
+QUICK = Timeline(paid_after=5, number_after=10, code_after=40, code="004217")
+PLACED = {"status": "OK", "orderId": "a" * 32, "payreq": "paid"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orders.db"
+
+
+@asynccontextmanager
+async def desk(path: Path, sandbox: Sandbox | None = None, **options: Any) -> AsyncIterator[tuple[Journal, Client]]:
+    """A journal and a client of a sandbox, both open."""
+    sandbox = sandbox or Sandbox(timeline=QUICK, accounts={KEY: 100_000})
+    journal = Journal(path, **options)
+    async with journal, Client(transport=sandbox.transport(), api_key=KEY, journal=journal) as client:
+        yield journal, client
+
+
+def on_disk(path: Path, what: str = "*") -> list[tuple[Any, ...]]:
+    """What somebody else reads in the file now."""
+    db = sqlite3.connect(path)
+    try:
+        return db.execute(f"select {what} from entries order by row").fetchall()  # noqa: S608
+    finally:
+        db.close()
+
+
+async def really(true: Callable[[], bool]) -> None:
+    """Wait until this is so, in the time of the machine: the writer's thread has no other."""
+
+    def wait() -> None:
+        end = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < end, "it never came"
+            time.sleep(0.01)
+
+    await anyio.to_thread.run_sync(wait)
+
+
+async def entry_of(journal: Journal, order: Order) -> Entry:
+    found = await journal.find(order.id)
+    assert found is not None
+    return found
+
+
+# --- what is on the disk, and when ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("immediate", [True, False])
+async def test_the_intent_is_on_disk_before_the_call_is_sent_and_the_order_before_anybody_has_it(path: Path, immediate: bool) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    async def answer(request: SeenRequest, reply: Reply) -> None:
+        seen.append(on_disk(path, "state, id, prepaid, price")[0])
+        await reply.json(PLACED | ({} if immediate else {"payreq": "lnbc15u1" + "q" * 90}))
+
+    def told(order: Order) -> None:
+        seen.append(on_disk(path, "state, id, prepaid, price")[0])
+
+    async with serve(answer) as server, Journal(path) as journal:
+        async with Client(base_url=server.url, api_key=KEY, journal=journal, on_order=told) as client:
+            order = await client.create_order(0, "tg", immediate=immediate)
+        assert (await entry_of(journal, order)).order == order
+    assert seen == [(0, None, immediate, None), (1, order.id, immediate, None if immediate else 1500)]
+
+
+async def test_what_a_watcher_sees_is_written_down(path: Path) -> None:
+    async with desk(path) as (journal, client):
+        order = await client.create_order(187, "tg")
+        watcher = OrderWatcher(client, order)
+        await watcher.paid()
+        assert (await entry_of(journal, order)).paid
+        number = await watcher.number()
+        found = await entry_of(journal, order)
+        assert (found.number, found.end, found.watched, found.price_sats) == (number, None, True, order.amount_sats)
+        await watcher.code()
+        found = await entry_of(journal, order)
+        assert (found.code, found.end, found.watched) == (None, "code", False)
+        assert found.ended_at is not None
+        assert await journal.open_orders() == []
+    text = path.read_bytes()
+    assert b"004217" not in text
+    assert KEY.encode() not in text
+
+
+async def test_a_batch_tells_of_an_end_when_its_outcome_is_read(path: Path) -> None:
+    async with desk(path) as (journal, client):
+        order = await client.create_order(187, "tg")
+        async with BatchWatcher(client, [order]) as batch:
+            await anyio.sleep(60)
+            assert (await entry_of(journal, order)).end is None  # a process that dies now has told nobody of the code
+            assert (await anext(batch)).code == "004217"
+            assert (await entry_of(journal, order)).end == "code"
+
+
+async def test_an_outcome_that_nobody_has_read_is_told_of_when_the_batch_is_left(path: Path) -> None:
+    async with desk(path) as (journal, client):
+        order = await client.create_order(187, "tg")
+        async with BatchWatcher(client, [order]) as batch:
+            await anyio.sleep(60)
+        assert (await entry_of(journal, order)).end == "code"
+
+
+async def test_codes_are_kept_on_demand_only(path: Path) -> None:
+    async with desk(path, keep_codes=True) as (journal, client):
+        order = await client.create_order(187, "tg")
+        await OrderWatcher(client, order).code()
+        found = await entry_of(journal, order)
+        assert found.code == "004217"
+        assert "004217" not in repr(found)
+        assert str(found.number) not in repr(found)
+
+
+async def test_a_cancel_is_written_down(path: Path) -> None:
+    async with desk(path, Sandbox(timeline=Timeline(paid_after=1))) as (journal, client):
+        order = await client.create_order(187, "tg")
+        watcher = OrderWatcher(client, order)
+        with pytest.raises(Exception, match="2 minutes"):
+            await watcher.cancel()
+        assert (await entry_of(journal, order)).cancel == "refused"
+        await watcher.cancel(when_allowed=True)
+        found = await entry_of(journal, order)
+        assert (found.cancel, found.end) == ("confirmed", "cancelled")
+
+
+async def test_an_order_that_was_placed_elsewhere_is_in_the_journal_from_its_first_look_on(path: Path) -> None:
+    sandbox = Sandbox(timeline=QUICK)
+    async with Client(transport=sandbox.transport()) as client:
+        order = await client.create_order(187, "tg")
+        other = await client.create_order(187, "tg")
+    async with desk(path, sandbox) as (journal, client):
+        for one in (order, other.id):
+            watcher = OrderWatcher(client, one)
+            assert await journal.find(watcher.order.id) is None
+            await watcher.paid()
+        whole, bare = await journal.open_entries()
+        assert (whole.order, whole.bare) == (order, False)
+        assert (bare.order.id, bare.bare, bare.order.payreq) == (other.id, True, None)
+
+
+async def test_a_call_of_unknown_outcome_is_unresolved_and_one_that_was_surely_refused_is_gone(path: Path) -> None:
+    replies: list[Callable[[SeenRequest, Reply], Any]] = [
+        lambda _, reply: reply.json({"status": "OK", "computed": {"price": 1500}}),
+        lambda _, reply: reply.reset(),
+        lambda _, reply: reply.json({"status": "error", "reason": "no"}, 500),
+        lambda _, reply: reply.reset(),
+        lambda _, reply: reply.reset(),
+    ]
+    async with serve(replies) as server, Journal(path) as journal:
+        async with Client(base_url=server.url, api_key=KEY, journal=journal) as client:
+            with pytest.raises(OutcomeUnknown):
+                await client.create_order(187, "tg", immediate=True, max_sats=2000)
+            with pytest.raises(APIError):
+                await client.create_order(187, "wa", immediate=True)
+            with pytest.raises(TransportError):  # costs nothing: nobody has its invoice
+                await client.create_order(187, "vi")
+        (intent,) = await journal.unresolved()
+        assert (intent.kind, intent.country, intent.service, intent.price_sats) == (OrderKind.receive, 187, "tg", 1500)
+        assert abs(intent.created_at.timestamp() - path.stat().st_mtime) < 60
+        assert len(on_disk(path)) == 1
+        assert await journal.dismiss(intent)
+        assert not await journal.dismiss(intent)
+        assert await journal.unresolved() == []
+
+
+async def test_an_id_that_could_be_read_of_a_lost_reply_is_in_the_journal(path: Path) -> None:
+    whole = json_reply(PLACED)
+    async with serve([lambda _, reply: reply.cut(whole, len(whole) - 3)]) as server, Journal(path) as journal:
+        async with Client(base_url=server.url, api_key=KEY, journal=journal) as client:
+            with pytest.raises(OutcomeUnknown) as caught:
+                await client.create_order(187, "tg", immediate=True)
+            assert client.orphaned_orders == []
+        (entry,) = await journal.open_entries()
+        assert (entry.order.id, entry.order.prepaid) == (caught.value.order_id, True)
+        assert await journal.unresolved() == []
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("native", [False, True])
+async def test_an_order_whose_caller_was_cancelled_is_in_the_journal(path: Path, native: bool, anyio_backend_name: str) -> None:
+    asked, go = anyio.Event(), anyio.Event()
+    told: list[Order] = []
+
+    async def answer(request: SeenRequest, reply: Reply) -> None:
+        asked.set()
+        await go.wait()
+        await reply.json(PLACED)
+
+    async with serve(answer) as server, Journal(path) as journal:
+        async with Client(base_url=server.url, api_key=KEY, journal=journal, on_order=told.append) as client:
+
+            async def caller(scope: anyio.CancelScope) -> None:
+                if native and anyio_backend_name == "asyncio":
+                    import asyncio
+
+                    task = asyncio.current_task()
+                    assert task is not None
+                    cancels.append(task.cancel)
+                    with pytest.raises(asyncio.CancelledError):
+                        await client.create_order(187, "tg", immediate=True)
+                    task.uncancel()
+                else:
+                    cancels.append(scope.cancel)
+                    with scope:
+                        await client.create_order(187, "tg", immediate=True)
+                    assert scope.cancelled_caught
+
+            cancels: list[Callable[[], object]] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(caller, anyio.CancelScope())
+                await asked.wait()
+                assert await journal.unresolved() == []  # it is under way, in a process that lives
+                cancels[0]()
+                await anyio.sleep(0.05)
+                go.set()
+            assert [order.id for order in client.orphaned_orders] == [PLACED["orderId"]]
+            assert told == client.orphaned_orders
+        (entry,) = await journal.open_entries()
+        assert (entry.order.id, entry.watched) == (PLACED["orderId"], False)  # nobody has it: the next one may take it up
+
+
+async def test_whoever_is_cancelled_before_the_intent_is_on_disk_sends_nothing_and_leaves_nothing(path: Path) -> None:
+    async with serve([]) as server, Journal(path) as journal, Client(base_url=server.url, api_key=KEY, journal=journal) as client:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await client.create_order(187, "tg", immediate=True)
+        assert scope.cancelled_caught
+        assert await journal.unresolved() == []
+        assert on_disk(path) == []
+
+
+async def test_an_order_above_the_price_is_in_the_journal_as_any_other_that_was_placed(path: Path) -> None:
+    async with desk(path) as (journal, client):
+        with pytest.raises(PriceTooHigh) as caught:
+            await client.create_order(187, "tg", max_sats=1)
+        assert await journal.open_orders() == [caught.value.order]
+
+
+async def test_a_journal_opens_with_its_first_call_and_again_after_its_close(path: Path) -> None:
+    journal = Journal(path)
+    assert not path.exists()
+    await journal.aclose()
+    async with Client(transport=Sandbox().transport(), journal=journal) as client:
+        order = await client.create_order(187, "tg")
+    await journal.aclose()
+    assert await journal.open_orders() == [order]
+    await journal.aclose()
+    assert not path.with_name("orders.db-wal").exists()
+    assert list(path.parent.iterdir()) == [path]
+
+
+async def test_only_its_owner_can_read_it(path: Path) -> None:
+    path.touch(0o644)
+    async with desk(path) as (_, client):
+        await client.create_order(187, "tg")
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert len(modes) == 4
+
+
+async def test_an_order_takes_less_than_a_kibibyte(path: Path) -> None:
+    async with desk(path, Sandbox(timeline=QUICK)) as (journal, client):
+        orders = [await client.create_order(187, "tg") for _ in range(200)]
+        async with BatchWatcher(client, orders) as batch:
+            assert [outcome.code async for outcome in batch] == ["004217"] * 200
+        assert len(await journal.entries()) == 200
+    assert path.stat().st_size / 200 <= 1024
+
+
+async def test_what_ended_long_ago_is_pruned_and_nothing_else(path: Path) -> None:
+    async with desk(path) as (journal, client):
+        done, going = await client.create_order(187, "tg"), await client.create_order(187, "tg")
+        await OrderWatcher(client, done).code()
+        assert await journal.prune(0) == 0  # it has ended just now: its code may be on its way
+    async with Journal(path) as journal:
+        assert await journal.prune(3600) == 0
+        assert await journal.prune(0) == 1
+        assert [entry.order for entry in await journal.entries()] == [going]
+        for bad in (-1, float("nan")):
+            with pytest.raises(ValueError, match="older_than must not be negative"):
+                await journal.prune(bad)
+        for worse in (True, "1", timedelta(1)):
+            with pytest.raises(TypeError, match="older_than must be a number of seconds"):
+                await journal.prune(worse)  # type: ignore[arg-type]
+
+
+async def test_an_order_is_dismissed_by_itself_or_by_its_id(path: Path) -> None:
+    async with desk(path) as (journal, client):
+        one, other = await client.create_order(187, "tg"), await client.create_order(187, "tg")
+        assert await journal.dismiss(one)
+        assert await journal.dismiss(other.id)
+        assert not await journal.dismiss(other.id)
+        assert (await entry_of(journal, one)).end == "dismissed"
+        assert await journal.open_orders() == []
+        with pytest.raises(TypeError, match="what must be an order, its id or an intent"):
+            await journal.dismiss(None)  # type: ignore[arg-type]
+
+
+def test_it_tells_nothing_but_its_name(path: Path) -> None:
+    assert repr(Journal(path)) == "<Journal orders.db>"
+
+
+def test_a_client_takes_nothing_else_for_a_journal() -> None:
+    with pytest.raises(TypeError, match="journal must be a Journal"):
+        Client(journal="orders.db")  # type: ignore[arg-type]
+
+
+# --- a file that is no good -----------------------------------------------------------------------------------------------------------
+
+
+def damaged(path: Path) -> None:
+    make(path)
+    data = bytearray(path.read_bytes())
+    data[100:2000] = os.urandom(1900)
+    path.write_bytes(data)
+
+
+def damaged_within(path: Path) -> None:
+    make(path)
+    db = sqlite3.connect(path)
+    db.execute("insert into entries (state, at, prepaid, document) values (3, 0, 0, ?)", ("x" * 60_000,))
+    db.commit()
+    db.execute("pragma wal_checkpoint(truncate)")
+    db.close()
+    data = bytearray(path.read_bytes())
+    data[-8192:] = b"\xff" * 8192
+    path.write_bytes(data)
+
+
+def make(path: Path) -> None:
+    Book(path, keep_codes=False).close()
+
+
+def changed(path: Path, pragma: str) -> None:
+    make(path)
+    db = sqlite3.connect(path)
+    db.execute(f"pragma {pragma}")
+    db.close()
+
+
+def other(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("create table notes (text)")
+    db.close()
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no database": (lambda path: path.write_bytes(b"something else " * 100), "it is damaged, or no journal"),
+    "damaged": (damaged, "it is damaged"),
+    "damaged within": (damaged_within, "it is damaged"),
+    "of something else": (other, "it is a database of something else"),
+    "of a later version": (lambda path: changed(path, f"user_version = {FORMAT + 1}"), "it is of a later version of this package"),
+    "a directory": (Path.mkdir, "it is no file"),
+    "in no directory": (lambda path: path.parent.rmdir(), "it cannot be used: No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+async def test_a_file_that_is_no_good_is_told_at_the_start_and_left_as_it_is(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "place" / "orders.db"
+    path.parent.mkdir()
+    spoil, words = BAD[bad]
+    spoil(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(JournalError, match=words) as caught:
+        async with Journal(path):
+            raise AssertionError("it has opened")
+    assert str(caught.value).startswith("journal orders.db: ")
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another program has the file for itself."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("begin immediate")
+    try:
+        yield
+    finally:
+        db.close()
+
+
+async def test_a_file_that_another_program_has_locked_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sms4sats_async.book.LOCK_PATIENCE", 0.1)
+    make(path)
+    with locked(path), pytest.raises(JournalError, match="another process has locked it"):
+        async with Journal(path):
+            raise AssertionError("it has opened")
+
+
+async def test_a_call_through_a_journal_that_cannot_be_opened_is_not_sent(path: Path) -> None:
+    other(path)
+    async with serve([]) as server, Client(base_url=server.url, api_key=KEY, journal=Journal(path)) as client:
+        for immediate in (True, False):
+            with pytest.raises(JournalError, match="something else"):
+                await client.create_order(187, "tg", immediate=immediate)
+        with pytest.raises(JournalError, match="something else"):
+            await client.create_send_order("+12025550143", "hi")
+        with pytest.raises(JournalError, match="something else"):
+            await client.fund(1000)
+
+
+# --- a disk that fails in the middle ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def full(path: Path) -> Iterator[None]:
+    """No process can write any more to the file: for this one the disk is full (a limit of the file's size, without its signal)."""
+    import resource
+    import signal
+
+    before, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@contextmanager
+def gone(path: Path) -> Iterator[None]:
+    moved = path.with_name("moved.db")
+    path.rename(moved)
+    try:
+        yield
+    finally:
+        moved.rename(path)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[None]:
+    moved = path.with_name("moved.db")
+    path.rename(moved)
+    path.touch()
+    try:
+        yield
+    finally:
+        moved.replace(path)
+
+
+FAILURES = {"full": full, "locked": locked, "gone": gone, "replaced": replaced}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_where_the_disk_fails_nothing_is_ordered_and_every_code_comes(
+    path: Path, failure: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sms4sats_async.book.LOCK_PATIENCE", 0.05)
+    sandbox = Sandbox(timeline=QUICK, accounts={KEY: 100_000})
+    async with desk(path, sandbox) as (journal, client):
+        order = await client.create_order(187, "tg")
+        calls = len(sandbox.calls)
+        with FAILURES[failure](path):
+            for immediate in (True, False):
+                with pytest.raises(JournalError, match="it cannot be written|another file has taken its place"):
+                    await client.create_order(187, "tg", immediate=immediate)
+            assert len(sandbox.calls) == calls
+            assert await OrderWatcher(client, order).code() == "004217"
+            other = OrderWatcher(client, order.id)
+            assert await other.code() == "004217"
+            with pytest.raises(JournalError):  # by now what was seen was tried to be written
+                await journal.prune(0)
+        warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert "orders are watched all the same" in warnings[0].message
+        await journal.prune(3600)
+        found = await entry_of(journal, order)
+        assert (found.paid, found.end) == (True, "code")
+        assert "can be written again" in caplog.text
+        assert await client.create_order(187, "tg")
+        assert order.id not in caplog.text
+
+
+async def test_an_order_is_handed_over_where_the_disk_fails_after_its_call_was_sent(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    full_disk = full(path)
+    told: list[Order] = []
+
+    async def answer(request: SeenRequest, reply: Reply) -> None:
+        full_disk.__enter__()
+        await reply.json(PLACED)
+
+    async with serve(answer) as server, Journal(path) as journal:
+        async with Client(base_url=server.url, api_key=KEY, journal=journal, on_order=told.append) as client:
+            order = await client.create_order(187, "tg", immediate=True)
+        full_disk.__exit__(None, None, None)
+    assert told == [order]
+    assert "was placed, and is not in the journal" in caplog.text
+    async with Journal(path) as journal:
+        (intent,) = await journal.unresolved()  # which is the truth: the journal does not know its id
+        assert intent.service == "tg"
+
+
+async def test_a_call_of_unknown_outcome_stays_unresolved_where_the_disk_fails_meanwhile(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full_disk = full(path)
+
+    async def answer(request: SeenRequest, reply: Reply) -> None:
+        full_disk.__enter__()
+        await reply.reset()
+
+    async with serve(answer) as server, Journal(path) as journal:
+        async with Client(base_url=server.url, api_key=KEY, journal=journal) as client:
+            with pytest.raises(OutcomeUnknown):
+                await client.create_order(187, "tg", immediate=True)
+        full_disk.__exit__(None, None, None)
+    assert "an order of unknown outcome" in caplog.text
+    async with Journal(path) as journal:
+        assert len(await journal.unresolved()) == 1
+
+
+async def test_what_could_not_be_written_is_tried_again_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sms4sats_async.journal.RETRY", 0.01)
+    async with desk(path) as (_, client):
+        order = await client.create_order(187, "tg")
+        with gone(path):
+            await OrderWatcher(client, order).code()
+        await really(lambda: on_disk(path, "end") == [("code",)])
+
+
+async def test_a_journal_that_breaks_in_a_way_of_its_own_is_an_error_of_ours(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Journal(path) as journal:
+        with pytest.raises(JournalError, match="TypeError"):
+            await journal.keep("name", object())
+        await journal.keep("name", [1])
+        assert await journal.kept("name") == [1]
+        assert await journal.kept("other") is None
+
+
+# --- who answers for an order ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_is_answered_for_by_one_of_several_until_that_one_is_gone(path: Path) -> None:
+    sandbox = Sandbox(timeline=QUICK)
+    async with Journal(path) as second:
+        async with desk(path, sandbox) as (first, client):
+            order = await client.create_order(187, "tg")
+            assert (await entry_of(second, order)).watched
+            assert not await second.take(order.id)
+            assert await second.take_all() == []
+            assert not await first.take(order.id)  # whoever placed it may be about to watch it
+        assert not (await entry_of(second, order)).watched
+        assert await second.take(order.id)
+        assert not await second.take("nobody's")
+    async with Journal(path) as third:
+        assert [entry.order for entry in await third.take_all()] == [order]
+
+
+async def test_every_one_of_several_sees_the_end(path: Path) -> None:
+    async with Journal(path) as other, desk(path) as (journal, client):
+        order = await client.create_order(187, "tg")
+        await OrderWatcher(client, order).code()
+        await journal.find(order.id)
+        found = await other.find(order.id)
+        assert found is not None
+        assert (found.end, found.paid) == ("code", True)
+        assert await other.open_orders() == []
+
+
+async def test_leaving_a_block_lets_go_of_its_order(path: Path) -> None:
+    async with Journal(path) as other, desk(path, Sandbox()) as (journal, client):
+        order, never = await client.create_order(187, "tg"), await client.create_order(187, "tg")
+        with anyio.move_on_after(10):
+            async with OrderWatcher(client, order, cancel_on_exit=False) as watcher:
+                await watcher.code()
+        async with BatchWatcher(client, [never], cancel_on_exit=False):
+            pass
+        await journal.find(order.id)
+        assert {entry.order.id for entry in await other.take_all()} == {order.id, never.id}
+
+
+async def test_whoever_watches_an_order_that_is_free_answers_for_it_and_does_not_take_it_from_another(path: Path) -> None:
+    sandbox = Sandbox(timeline=Timeline(paid_after=5))
+    async with desk(path, sandbox) as (_, client):
+        order = await client.create_order(187, "tg")
+    async with desk(path, sandbox) as (first, client), desk(path, sandbox) as (second, other):
+        await OrderWatcher(client, order).paid()
+        await first.find(order.id)
+        assert not await second.take(order.id)
+        await OrderWatcher(other, order).paid()  # looking on harms nobody
+        await second.find(order.id)
+        assert on_disk(path, "owner") == [(first._writer._book._life.name,)]  # type: ignore[union-attr]
+
+
+async def test_the_end_of_an_order_is_open_again_when_its_process_died_before_anybody_can_have_had_its_code(path: Path) -> None:
+    async with desk(path) as (_, client):
+        order = await client.create_order(187, "tg")
+        await OrderWatcher(client, order).code()
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("update entries set state = 2, owner = 'dead'")
+    db.close()
+    async with Journal(path) as journal:
+        assert await journal.open_orders() == [order]
+        (entry,) = await journal.take_all()
+        assert (entry.order, entry.end) == (order, "code")
+        assert (await entry_of(journal, order)).end is None
+
+
+async def test_an_end_is_settled_a_while_after_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sms4sats_async.book.HANDED_ON", 0.05)
+    async with desk(path) as (journal, client):
+        order = await client.create_order(187, "tg")
+        await OrderWatcher(client, order).code()
+        await journal.find(order.id)
+        await really(lambda: on_disk(path, "state, owner") == [(3, None)])
+
+
+def test_a_life_ends_with_its_process(path: Path) -> None:
+    life = Life(path)
+    assert lives(path, life.name)
+    life.end()
+    assert not lives(path, life.name)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, Life(path).name.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    name = os.read(reading, 16).decode()
+    os.close(reading)
+    os.close(writing)
+    left = path.with_name(f"orders.db-{name}.live")
+    assert left.exists()
+    assert not lives(path, name)
+    assert not left.exists()
+
+
+def test_a_new_life_clears_away_what_dead_ones_have_left(path: Path) -> None:
+    living = Life(path)
+    path.with_name("orders.db-0123456789abcdef.live").touch()
+    new = Life(path)
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(f"orders.db-{life.name}.live" for life in (living, new))
+    for life in (living, new):
+        life.end()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # from 3.12 on: it has threads
+def test_a_fork_has_a_writer_of_its_own(path: Path) -> None:
+    journal = Journal(path)
+    anyio.run(journal.open_orders)
+    child = os.fork()
+    if not child:
+        os._exit(anyio.run(journal.open_orders) != [])
+    assert os.waitpid(child, 0)[1] == 0
+    anyio.run(journal.aclose)
+
+
+# --- the file's format -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_of_today_is_read_for_ever(tmp_path: Path) -> None:
+    """``tests/samples/journal_1.sql`` is a journal of format 1; never change it, add the next one beside it."""
+    path = tmp_path / "orders.db"
+    db = sqlite3.connect(path)
+    db.executescript((Path(__file__).parent / "samples" / "journal_1.sql").read_text())
+    assert db.execute("pragma application_id").fetchone()[0] == APPLICATION_ID
+    db.close()
+    async with Journal(path) as journal:
+        going, done, bare = await journal.entries()
+        assert (going.order.country, going.order.service, going.paid, going.number, going.end) == (187, "tg", True, "+12025550143", None)
+        assert (done.end, done.code, done.cancel) == ("expired", None, "confirmed")
+        assert (bare.bare, bare.order.id) == (True, "c" * 32)
+        assert await journal.open_orders() == [going.order, bare.order]
+        (intent,) = await journal.unresolved()
+        assert (intent.country, intent.service, intent.price_sats) == (0, "wa", 1500)
