@@ -132,7 +132,7 @@ async def test_a_batch_tells_of_an_end_when_its_outcome_is_read(path: Path) -> N
 async def test_an_outcome_that_nobody_has_read_is_told_of_when_the_batch_is_left(path: Path) -> None:
     async with desk(path) as (journal, client):
         order = await client.create_order(187, "tg")
-        async with BatchWatcher(client, [order]) as batch:
+        async with BatchWatcher(client, [order]):
             await anyio.sleep(60)
         assert (await entry_of(journal, order)).end == "code"
 
@@ -426,7 +426,8 @@ async def test_a_file_that_another_program_has_locked_is_told(path: Path, monkey
 
 async def test_a_call_through_a_journal_that_cannot_be_opened_is_not_sent(path: Path) -> None:
     other(path)
-    async with serve([]) as server, Client(base_url=server.url, api_key=KEY, journal=Journal(path)) as client:
+    journal = Journal(path)
+    async with serve([]) as server, Client(base_url=server.url, api_key=KEY, journal=journal) as client:
         for immediate in (True, False):
             with pytest.raises(JournalError, match="something else"):
                 await client.create_order(187, "tg", immediate=immediate)
@@ -434,6 +435,7 @@ async def test_a_call_through_a_journal_that_cannot_be_opened_is_not_sent(path: 
             await client.create_send_order("+12025550143", "hi")
         with pytest.raises(JournalError, match="something else"):
             await client.fund(1000)
+    await journal.aclose()
 
 
 # --- a disk that fails in the middle ---------------------------------------------------------------------------------------------------
@@ -489,7 +491,7 @@ async def test_where_the_disk_fails_nothing_is_ordered_and_every_code_comes(
         calls = len(sandbox.calls)
         with FAILURES[failure](path):
             for immediate in (True, False):
-                with pytest.raises(JournalError, match="it cannot be written|another file has taken its place"):
+                with pytest.raises(JournalError, match=r"it cannot be written|another file has taken its place"):
                     await client.create_order(187, "tg", immediate=immediate)
             assert len(sandbox.calls) == calls
             assert await OrderWatcher(client, order).code() == "004217"
@@ -601,7 +603,7 @@ async def test_leaving_a_block_lets_go_of_its_order(path: Path) -> None:
             async with OrderWatcher(client, order, cancel_on_exit=False) as watcher:
                 await watcher.code()
         async with BatchWatcher(client, [never], cancel_on_exit=False):
-            pass
+            await anyio.sleep(1)
         await journal.find(order.id)
         assert {entry.order.id for entry in await other.take_all()} == {order.id, never.id}
 
