@@ -313,7 +313,7 @@ class _Writer:
             last = any(one.last for one in asked)
             self._write([work for work in works if not _is_asked(work) or work.writes])
             for one in asked:
-                if not one.writes:
+                if not (one.writes or one.last):
                     self._read(one)
             if last:
                 self._thread = None

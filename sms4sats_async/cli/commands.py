@@ -16,15 +16,19 @@ import click
 
 from sms4sats_async import __main__ as trying
 from sms4sats_async import __version__
+from sms4sats_async.batch import Outcome
 from sms4sats_async.cli import ends
 from sms4sats_async.cli.ends import Interrupted
 from sms4sats_async.cli.finding import AUTO_SELECT, FULL_RENTAL, NotFound, find_country, find_service
 from sms4sats_async.cli.orders import Waiting, follow, place, status_document
 from sms4sats_async.cli.paying import PayCommand
 from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, lasting, lose_output, sats, write_answer
-from sms4sats_async.cli.session import KEY_VARIABLE, Desk, MissingKey, Options, Stopped, Surroundings, Task, run
+from sms4sats_async.cli.session import JOURNAL_VARIABLE, KEY_VARIABLE, Desk, MissingKey, Options, Stopped, Surroundings, Task, run
+from sms4sats_async.entries import Intent
 from sms4sats_async.errors import Sms4SatsError
+from sms4sats_async.journal import Journal
 from sms4sats_async.models import Country, Order, OrderKind, RentalCountry, Service
+from sms4sats_async.recovery import Finding, reconcile, resume
 from sms4sats_async.watcher import OrderWatcher
 
 P = ParamSpec("P")
@@ -71,11 +75,12 @@ def asks_of_an_order(command: Callable[P, Task]) -> Callable[P, int]:
 
     @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document; a failure as well.")
     @click.option("--base-url", metavar="URL", help="Where the API is: https, or http to this machine or an .onion.")
+    @click.option("--journal", metavar="PATH", envvar=JOURNAL_VARIABLE, help="A file that has each order before you do.")
     @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="The event loop (default: asyncio).")
     @click.pass_obj
     @functools.wraps(command)
     def run_it(surroundings: Surroundings, /, *given: Any, **options: Any) -> int:
-        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend") if name in options}
+        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend", "journal") if name in options}
         return _run(command(*given, **options), Options(**common), surroundings)
 
     return cast("Callable[P, int]", run_it)
@@ -444,6 +449,128 @@ def cancel(order: str, *, when_allowed: bool) -> Task:
         desk.give(Answer({"order_id": order, "cancelled": True}, [["cancelled"]], label="order"))
 
     return Task(work)
+
+
+# --- the journal -------------------------------------------------------------------------------------------------------------------
+
+
+def _journal(desk: Desk) -> Journal:
+    if desk.journal is None:
+        raise ValueError(f"--journal, or {JOURNAL_VARIABLE} in the environment, must name the file")
+    return desk.journal
+
+
+def _intent_document(intent: Intent) -> dict[str, Any]:
+    return {
+        "row": intent.row,
+        "created_at": intent.created_at.isoformat(),
+        "kind": intent.kind,
+        "country": intent.country,
+        "service": intent.service,
+        "price_sats": intent.price_sats,
+    }
+
+
+def _intent_row(intent: Intent) -> list[str]:
+    what = " ".join(str(word) for word in (intent.kind, intent.country, intent.service) if word is not None)
+    return [what, f"{intent.created_at:%Y-%m-%d %H:%M} UTC: perhaps ordered and charged, {sats(intent.price_sats)}"]
+
+
+@cli.command(short_help="List what a journal has open.")
+@asks_of_an_order
+def orders() -> Task:
+    """List the orders that the journal has open, and the calls whose reply was lost and that may have been charged. Asks nobody."""
+
+    async def work(desk: Desk) -> None:
+        journal = _journal(desk)
+        entries, intents = await journal.open_entries(), await journal.unresolved()
+        rows = [
+            [one.order.id, f"{one.order.kind}, {'paid' if one.paid else 'not seen paid'}{', watched' * one.watched}"] for one in entries
+        ]
+        listed = [{"order": one.order.to_dict(), "paid": one.paid, "number": one.number, "watched": one.watched} for one in entries]
+        document = {"orders": listed, "unresolved": [_intent_document(intent) for intent in intents]}
+        desk.give(Answer(document, [*rows, *map(_intent_row, intents)], ("order", "")))
+
+    return Task(work)
+
+
+@cli.command("resume", short_help="Watch all that a journal has open.")
+@asks_of_an_order
+def resume_command() -> Task:
+    """Watch all orders that the journal has open to their ends, and answer with their codes. Ctrl-C leaves them to the next time."""
+
+    async def work(desk: Desk) -> None:
+        journal, outcomes = _journal(desk), list[Outcome]()
+
+        async def watch() -> None:
+            async with resume(desk.client, journal) as batch:
+                async for outcome in batch:
+                    outcomes.append(outcome)
+                    desk.screen.token("order", outcome.order.id)
+
+        interrupted = False
+        try:
+            await desk.signals.interruptible(watch)
+        except Stopped:
+            interrupted = True
+        told = [(one.order, one.code, None if one.error is None else str(one.error)) for one in outcomes]
+        document = {"outcomes": [{"order": order.to_dict(), "code": code, "error": error} for order, code, error in told]}
+        desk.give(Answer(document, [[order.id, code or error or "ended well"] for order, code, error in told], ("order", "")))
+        if interrupted:
+            raise Interrupted("interrupted: what is open stays in the journal")
+
+    return Task(work)
+
+
+@cli.command("reconcile", short_help="Tell what became of all that a journal has open.")
+@click.option("--cancel", is_flag=True, help="Have the service cancel what is still open, unless a program that runs watches it.")
+@asks_of_an_order
+def reconcile_command(*, cancel: bool) -> Task:
+    """Ask the service once about all that the journal has open, and, with SMS4SATS_API_KEY, compare the balance. Spends nothing."""
+
+    async def work(desk: Desk) -> None:
+        journal = _journal(desk)
+        report = await _ask(desk, lambda: reconcile(desk.client, journal, cancel=cancel))
+        rows = [[finding.order.id, _finding_words(finding)] for finding in report.findings]
+        rows += map(_intent_row, report.unresolved)
+        balance = None if report.balance is None else attrs.asdict(report.balance)
+        if report.balance is not None and balance is not None:
+            expected, charged = (
+                report.balance.expected_sats,
+                {True: ": what is in doubt was charged", False: ": nothing in doubt was charged"},
+            )
+            words = f"{sats(report.balance.sats)}, expected {sats(expected)}{charged.get(report.balance.charged or False, '')}"
+            rows.append(["balance", words if report.balance.charged is not None else words.partition(":")[0]])
+            since, missing = report.balance.since, report.balance.missing_sats
+            balance |= {"since": since and since.isoformat(), "missing_sats": missing, "charged": report.balance.charged}
+        if report.balance_error is not None:
+            desk.screen.say("balance", str(report.balance_error))
+        document = {
+            "findings": [_finding_document(finding) for finding in report.findings],
+            "unresolved": [_intent_document(intent) for intent in report.unresolved],
+            "balance": balance,
+        }
+        desk.give(Answer(document, rows, ("order", "")))
+
+    return Task(work, offers_key=True)
+
+
+def _finding_words(finding: Finding) -> str:
+    code = None if finding.status is None else finding.status.code
+    problem = finding.error or finding.cancel_error
+    words = finding.found.value if code is None else f"{finding.found.value} {code}"
+    return f"{words}{', watched' * finding.watched}{'' if problem is None else f': {problem}'}"
+
+
+def _finding_document(finding: Finding) -> dict[str, Any]:
+    return {
+        "order": finding.order.to_dict(),
+        "found": finding.found,
+        "watched": finding.watched,
+        "status": None if finding.status is None else status_document(finding.status),
+        "cancel_error": None if finding.cancel_error is None else str(finding.cancel_error),
+        "error": None if finding.error is None else str(finding.error),
+    }
 
 
 # --- the prepaid account -----------------------------------------------------------------------------------------------------------
