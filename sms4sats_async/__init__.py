@@ -1,8 +1,9 @@
 """Receive SMS codes for Bitcoin over Lightning: an asyncio and trio client for the sms4sats HTTP API."""
 
+from typing import TYPE_CHECKING
+
 from sms4sats_async.batch import BatchWatcher, Outcome
 from sms4sats_async.client import Client
-from sms4sats_async.entries import Entry, Intent
 from sms4sats_async.errors import (
     APIError,
     AuthenticationError,
@@ -22,7 +23,6 @@ from sms4sats_async.errors import (
     Sms4SatsError,
     TransportError,
 )
-from sms4sats_async.journal import Journal
 from sms4sats_async.models import (
     Country,
     Funding,
@@ -36,8 +36,12 @@ from sms4sats_async.models import (
     SmsStatus,
 )
 from sms4sats_async.payers import PayingWatcher, Received, Sent, receive_code, send_sms
-from sms4sats_async.recovery import Balance, Finding, Found, Report, reconcile, resume
 from sms4sats_async.watcher import OrderWatcher
+
+if TYPE_CHECKING:  # at run time each is loaded when it is asked for: most programs never ask
+    from sms4sats_async.entries import Entry, Intent
+    from sms4sats_async.journal import Journal
+    from sms4sats_async.recovery import Balance, Finding, Found, Report, reconcile, resume
 
 __all__ = [
     "APIError",
@@ -88,7 +92,24 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+_LATER = {
+    "Balance": "recovery",
+    "Entry": "entries",
+    "Finding": "recovery",
+    "Found": "recovery",
+    "Intent": "entries",
+    "Journal": "journal",
+    "Report": "recovery",
+    "reconcile": "recovery",
+    "resume": "recovery",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        from importlib import import_module  # noqa: PLC0415 - most programs never ask
+
+        return getattr(import_module(f"sms4sats_async.{_LATER[name]}"), name)
     if name == "__version__":  # looked up when asked for: the version stands in pyproject.toml alone
         from importlib.metadata import version  # noqa: PLC0415 - most programs never ask
 

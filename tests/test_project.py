@@ -86,8 +86,8 @@ FIELDS: dict[str, str] = {
 }
 
 ERRORS = {
-    "Sms4SatsError", "TransportError", "OutcomeUnknown", "DecodeError", "JournalError", "APIError", "AuthenticationError", "RateLimited", "OrderError",
-    "OrderFailed", "OrderExpired", "OrderUnresolved", "OrderCancelled", "CancelRefused", "SendFailed", "PaymentFailed", "PriceTooHigh",
+    "Sms4SatsError", "TransportError", "OutcomeUnknown", "DecodeError", "JournalError", "APIError", "AuthenticationError", "RateLimited",
+    "OrderError",     "OrderFailed", "OrderExpired", "OrderUnresolved", "OrderCancelled", "CancelRefused", "SendFailed", "PaymentFailed", "PriceTooHigh",
 }  # fmt: skip
 
 

@@ -535,12 +535,9 @@ def reconcile_command(*, cancel: bool) -> Task:
         rows += map(_intent_row, report.unresolved)
         balance = None if report.balance is None else attrs.asdict(report.balance)
         if report.balance is not None and balance is not None:
-            expected, charged = (
-                report.balance.expected_sats,
-                {True: ": what is in doubt was charged", False: ": nothing in doubt was charged"},
-            )
-            words = f"{sats(report.balance.sats)}, expected {sats(expected)}{charged.get(report.balance.charged or False, '')}"
-            rows.append(["balance", words if report.balance.charged is not None else words.partition(":")[0]])
+            charged = {True: ": what is in doubt was charged", False: ": nothing that is in doubt was charged", None: ""}
+            told = f"{sats(report.balance.sats)}, expected {sats(report.balance.expected_sats)}{charged[report.balance.charged]}"
+            rows.append(["balance", told])
             since, missing = report.balance.since, report.balance.missing_sats
             balance |= {"since": since and since.isoformat(), "missing_sats": missing, "charged": report.balance.charged}
         if report.balance_error is not None:
