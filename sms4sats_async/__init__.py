@@ -1,6 +1,6 @@
 """Receive SMS codes for Bitcoin over Lightning: an asyncio and trio client for the sms4sats HTTP API."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sms4sats_async.batch import BatchWatcher, Outcome
 from sms4sats_async.client import Client
@@ -105,7 +105,7 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name in _LATER:
         from importlib import import_module  # noqa: PLC0415 - most programs never ask
 

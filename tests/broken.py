@@ -2337,7 +2337,103 @@ _TERMINAL = [
     ),
 ]
 
-VARIANTS = [*_CALLS, *_WATCHING, *_BATCH, *_PAYING, *_MONEY, *_ERRORS, *_SANDBOX, *_ADDRESSES, *_GOOD_TO_KNOW, *_STARTS, *_TERMINAL]
+_JOURNAL = [
+    Variant(
+        "the-intent-comes-after-the-call",
+        "The intent of each call that places an order is on disk before the call is sent",
+        "client.py",
+        "await self._journal.intend(kind, price_sats=price_sats, prepaid=immediate, **wish)",
+        "int",
+        ("test_journal.py::test_the_intent_is_on_disk_before_the_call_is_sent_and_the_order_before_anybody_has_it",),
+    ),
+    Variant(
+        "an-order-is-told-before-it-is-on-disk",
+        "and the order before anybody has it",
+        "client.py",
+        "if self._journal is None:  # else it is told of when it is on disk",
+        "if True:",
+        ("test_journal.py::test_the_intent_is_on_disk_before_the_call_is_sent_and_the_order_before_anybody_has_it",),
+    ),
+    Variant(
+        "a-cancelled-callers-order-is-forgotten",
+        "also when its caller was cancelled",
+        "client.py",
+        "order = placed[0] if placed else salvaged",
+        "order = placed[0] if placed and failure is None else salvaged",
+        ("test_journal.py::test_an_order_whose_caller_was_cancelled_is_in_the_journal",),
+    ),
+    Variant(
+        "a-call-of-unknown-outcome-is-forgotten",
+        "Of calls without a known order",
+        "client.py",
+        "elif in_doubt:",
+        "elif False:",
+        ("test_journal.py::test_a_call_of_unknown_outcome_is_unresolved_and_one_that_was_surely_refused_is_gone",),
+    ),
+    Variant(
+        "codes-are-written-down",
+        "Codes are written down with `keep_codes=True` only",
+        "book.py",
+        "code if self._keep_codes else None",
+        "code",
+        ("test_journal.py::test_what_a_watcher_sees_is_written_down",),
+    ),
+    Variant(
+        "everybody-reads-the-journal",
+        "The file has the mode 0600",
+        "book.py",
+        "os.O_EXCL, 0o600",
+        "os.O_EXCL, 0o644",
+        ("test_journal.py::test_only_its_owner_can_read_it",),
+    ),
+    Variant(
+        "an-open-order-is-taken-from-who-lives",
+        "`resume` and `reconcile` leave it alone meanwhile",
+        "book.py",
+        "return owner is not None and (owner == self._life.name or lives(self._path, owner))",
+        "return owner is not None and owner == self._life.name",
+        ("test_journal.py::test_an_order_is_answered_for_by_one_of_several_until_that_one_is_gone",),
+    ),
+    Variant(
+        "a-code-before-a-crash-never-comes-again",
+        "A code that came in the last 10 s before a crash comes again",
+        "book.py",
+        "HANDED_ON = 10.0",
+        "HANDED_ON = -1.0",
+        ("test_journal.py::test_the_last_codes_before_a_crash_come_again",),
+    ),
+    Variant(
+        "what-is-open-is-pruned",
+        "What is open, and what is unresolved, is never deleted.",
+        "book.py",
+        'which = "state = ? and ended < ?"',
+        'which = "(state = ? or true) and coalesce(ended, 0) < ?"',
+        ("test_journal.py::test_what_ended_long_ago_is_pruned_and_nothing_else",),
+    ),
+    Variant(
+        "reconcile-cancels-unasked",
+        "with `cancel=True` it has what is still open",
+        "recovery.py",
+        "cancels = self._cancel and finding.found",
+        "cancels = finding.found",
+        ("test_recovery.py::test_each_order_is_told_of_as_it_is",),
+    ),
+]
+
+VARIANTS = [
+    *_CALLS,
+    *_WATCHING,
+    *_BATCH,
+    *_PAYING,
+    *_MONEY,
+    *_ERRORS,
+    *_SANDBOX,
+    *_ADDRESSES,
+    *_GOOD_TO_KNOW,
+    *_STARTS,
+    *_TERMINAL,
+    *_JOURNAL,
+]
 
 
 def main() -> None:

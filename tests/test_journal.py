@@ -635,6 +635,24 @@ async def test_the_end_of_an_order_is_open_again_when_its_process_died_before_an
         assert (await entry_of(journal, order)).end is None
 
 
+@pytest.mark.real_time
+async def test_the_last_codes_before_a_crash_come_again(path: Path) -> None:
+    sandbox = Sandbox(timeline=QUICK, speed=1000)
+    journal = Journal(path)
+    async with Client(transport=sandbox.transport(), journal=journal) as client:
+        order = await client.create_order(187, "tg")
+        await anyio.sleep(0.1)
+        await OrderWatcher(client, order).code()
+        await anyio.sleep(0.2)
+        assert await journal.open_orders() == []
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("update entries set owner = 'dead' where owner is not null")  # as it would be, had the process died just now
+    db.close()
+    async with Journal(path) as other:
+        assert [entry.order for entry in await other.take_all()] == [order]
+    await journal.aclose()
+
+
 async def test_an_end_is_settled_a_while_after_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sms4sats_async.book.HANDED_ON", 0.05)
     async with desk(path) as (journal, client):

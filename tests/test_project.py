@@ -86,8 +86,9 @@ FIELDS: dict[str, str] = {
 }
 
 ERRORS = {
-    "Sms4SatsError", "TransportError", "OutcomeUnknown", "DecodeError", "JournalError", "APIError", "AuthenticationError", "RateLimited",
-    "OrderError",     "OrderFailed", "OrderExpired", "OrderUnresolved", "OrderCancelled", "CancelRefused", "SendFailed", "PaymentFailed", "PriceTooHigh",
+    "Sms4SatsError", "TransportError", "OutcomeUnknown", "DecodeError", "JournalError", "APIError",
+    "AuthenticationError", "RateLimited", "OrderError", "OrderFailed", "OrderExpired", "OrderUnresolved",
+    "OrderCancelled", "CancelRefused", "SendFailed", "PaymentFailed", "PriceTooHigh",
 }  # fmt: skip
 
 
@@ -119,6 +120,10 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "OrderWatcher",
         "PayingWatcher",
         "BatchWatcher",
+        "Journal",
+        "Found",
+        "resume",
+        "reconcile",
         "receive_code",
         "send_sms",
         "OrderKind",

@@ -109,7 +109,7 @@ def _run(task: Task, options: Options, surroundings: Surroundings) -> int:
     try:
         run(attrs.evolve(task, work=work), options, surroundings, screen=screen, give=give)
     except (Sms4SatsError, Interrupted, NotFound) as error:
-        return _fail(error, desks[0].order, screen, options)
+        return _fail(error, desks[0].order if desks else None, screen, options)  # the journal may have failed before
     except (MissingKey, ValueError) as error:
         raise click.UsageError(_PYTHON_NAME.sub(lambda found: _NAMES[found[0]], str(error))) from None
     return ends.FAULT if unwritten else ends.OK
