@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=200)
     options = parser.parse_args()
     for backend in ("asyncio", "trio"):
-        with status_server() as url, tempfile.TemporaryDirectory() as place:
-            target = f"{url}/orderstatus?orderId={'a' * 32}"
+        with status_server() as server, tempfile.TemporaryDirectory() as place:
+            target = f"{server.url}/orderstatus?orderId={'a' * 32}"
             found, size = anyio.run(measure, target, Path(place) / "orders.db", options.rounds, options.orders, backend=backend)
         ratios = sorted(event / call for call, event in found)
         call, event = (statistics.median(column) * 1e6 for column in zip(*found, strict=True))
