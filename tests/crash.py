@@ -78,7 +78,7 @@ class Program:
                 tasks.start_soon(self._buy, client, number)
 
     async def _go_on(self, client: Client, journal: Journal) -> None:
-        async with resume(client, journal, poll_interval=1) as batch:
+        async with resume(client, journal, poll_interval=1, payment_window=2) as batch:  # nobody pays what a dead one has not
             async for outcome in batch:
                 if outcome.code is not None:
                     self._write(outcome.order, outcome.code)
@@ -243,6 +243,7 @@ class Judge:
     # --- the service -----------------------------------------------------------------------------------------------------------
 
     def _born(self, held: Held) -> None:
+        held.cancel_from = 0.0
         if held.prepaid:
             self._soon(held)
 
