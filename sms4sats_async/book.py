@@ -5,7 +5,7 @@ A row begins as an **intent**, before the call is sent that places the order; wi
     INTENT ──> OPEN ──> ENDED ──> SETTLED
        └─ gone: surely not ordered
 
-``ENDED`` is what has just ended: its code may not have reached anybody yet, should the process die now. Only after :data:`HANDED_ON`
+``ENDED`` is what has just ended: its code may not have reached anybody yet, should the process die now. Only after ``settle_after``
 seconds, or when the journal is closed, the row is ``SETTLED``, and its owner lets go of it.
 """
 
@@ -15,10 +15,10 @@ import sqlite3
 import stat
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,10 +33,8 @@ APPLICATION_ID = 0x73347361
 """What tells a journal from other databases: "s4sa"."""
 FORMAT = 1
 """The version of the file. A later version of the package reads every earlier one."""
-LOCK_PATIENCE = 5.0
-"""Seconds that a file which another process has locked is waited for."""
-HANDED_ON = 10.0
-"""Seconds in which a program is taken to have done with a code what it is to do."""
+LARGEST = 2**63 - 1
+"""The largest number that the file takes."""
 
 INTENT, OPEN, ENDED, SETTLED = range(4)
 _GIVEN_BACK = ("failed", "expired", "cancelled")
@@ -82,19 +80,23 @@ class Book:
     Args:
         path: where it is; made if there is nothing.
         keep_codes: are codes written down?
+        settle_after: seconds from ``ENDED`` to ``SETTLED``.
+        busy_timeout: seconds that a file which another process has locked is waited for.
 
     Raises:
         JournalError: it cannot be read and written.
     """
 
-    def __init__(self, path: Path, *, keep_codes: bool) -> None:
-        self._path = path.absolute()
+    def __init__(self, path: Path, *, keep_codes: bool, settle_after: float, busy_timeout: float) -> None:
+        self._path = path
         self._keep_codes = keep_codes
-        self._ended: deque[tuple[float, str]] = deque()
+        self._settle_after = settle_after
+        self._ended: dict[str, float] = {}
         with self._errors("it cannot be used"):
+            self._path = path.resolve()  # whoever comes by another way looks for the same lives
             self._make()
             self._file = self._path.stat()
-            db = sqlite3.connect(self._path, timeout=LOCK_PATIENCE, isolation_level=None)
+            db = sqlite3.connect(self._path, timeout=busy_timeout, isolation_level=None)
             try:
                 self._prepare(db)
                 self._life = Life(self._path)
@@ -146,7 +148,7 @@ class Book:
         """Let go of everything, and close the file."""
         try:
             with suppress(JournalError):
-                self.write(self._let_go)
+                self.write([Book._let_go])
         finally:
             self._db.close()
             self._life.end()
@@ -161,23 +163,41 @@ class Book:
             ground = _GROUNDS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
             raise JournalError(f"{self}: {words}: {ground or error}") from error
 
-    def write(self, work: Callable[[], None]) -> None:
-        """Do this in one transaction, which is on disk when this returns.
+    def write(self, works: Sequence[Callable[["Book"], None]]) -> dict[int, Exception]:
+        """Do all of this in one transaction, which is on disk when this returns, and settle what is due.
+
+        What fails by itself, because it cannot be written anywhere, is left out: by its place in the row, why.
 
         Raises:
             JournalError: nothing of it was done.
         """
+        failed: dict[int, Exception] = {}
+        now = time.monotonic()
         with self._errors("it cannot be written"):
             if not os.path.samestat(self._path.stat(), self._file):
                 raise JournalError(f"{self}: another file has taken its place")
             self._db.execute("begin immediate")
             try:
-                work()
+                settled = self._settle(now)
+                for index, work in enumerate(works):
+                    self._db.execute("savepoint one")
+                    try:
+                        work(self)
+                    except Exception as error:
+                        if _is_of_the_file(error):
+                            raise
+                        failed[index] = error
+                        self._db.execute("rollback to one")
+                    self._db.execute("release one")
                 self._db.execute("commit")
             except BaseException:
                 with suppress(sqlite3.Error):  # some failures have ended the transaction already
                     self._db.execute("rollback")
                 raise
+        for order_id in settled:
+            if self._ended[order_id] <= now:  # else it has ended once more
+                del self._ended[order_id]
+        return failed
 
     def read(self, work: Callable[[], T]) -> T:
         """Return what is read.
@@ -193,7 +213,7 @@ class Book:
     def intend(self, kind: OrderKind, country: int | str | None, service: str | None, price_sats: int | None, *, prepaid: bool) -> int:
         """Write down that a call is about to be sent, and return its row."""
         document = json.dumps({"kind": kind, "country": country, "service": service})
-        what = (INTENT, time.time(), document, price_sats, prepaid, self._life.name)
+        what = (INTENT, time.time(), document, _price(price_sats), prepaid, self._life.name)
         row = self._db.execute("insert into entries (state, at, document, price, prepaid, owner) values (?, ?, ?, ?, ?, ?)", what).lastrowid
         assert row is not None  # a row was inserted  # noqa: S101
         return row
@@ -211,7 +231,7 @@ class Book:
         self._db.execute("delete from entries where id = ? and row != ?", (order.id, row))
         self._db.execute(
             "update entries set state = ?, id = ?, document = ?, price = coalesce(?, price), prepaid = ?, paid = ? where row = ?",
-            (OPEN, order.id, json.dumps(order.to_dict()), order.amount_sats, order.prepaid, order.prepaid, row),
+            (OPEN, order.id, json.dumps(order.to_dict()), _price(order.amount_sats), order.prepaid, order.prepaid, row),
         )
 
     def adopt(self, order: Order, *, bare: bool) -> None:
@@ -219,7 +239,7 @@ class Book:
         found = self._db.execute("select row, state, owner from entries where id = ?", (order.id,)).fetchone()
         if found is None:
             document = None if bare else json.dumps(order.to_dict())
-            what = (OPEN, time.time(), order.id, document, order.amount_sats, order.prepaid, order.prepaid, self._life.name)
+            what = (OPEN, time.time(), order.id, document, _price(order.amount_sats), order.prepaid, order.prepaid, self._life.name)
             names = "state, at, id, document, price, prepaid, paid, owner"
             self._db.execute(f"insert into entries ({names}) values (?, ?, ?, ?, ?, ?, ?, ?)", what)  # noqa: S608 - names of ours
         elif found[1] == OPEN and not self._lives(found[2]):
@@ -230,7 +250,7 @@ class Book:
         self._db.execute(
             "update entries set paid = max(coalesce(paid, 0), ?), number = coalesce(?, number), code = coalesce(?, code), "
             "cancel = coalesce(?, cancel) where id = ?",
-            (paid, number, code if self._keep_codes else None, cancel, order_id),
+            (paid, _storable(number), _storable(code if self._keep_codes else None), cancel, order_id),
         )
 
     def end(self, order_id: str, end: str) -> None:
@@ -239,7 +259,8 @@ class Book:
             "update entries set state = max(state, ?), end = ?, ended = ?, owner = iif(state = ?, ?, owner) where id = ?",
             (ENDED, end, time.time(), OPEN, self._life.name, order_id),
         )
-        self._ended.append((time.monotonic() + HANDED_ON, order_id))
+        self._ended.pop(order_id, None)  # the oldest comes first
+        self._ended[order_id] = time.monotonic() + self._settle_after
 
     def release(self, order_id: str) -> None:
         """Answer for an open order no longer."""
@@ -274,6 +295,10 @@ class Book:
         values = (SETTLED, time.time() - older_than)
         spent, back = self._sums(which, values)
         self.keep("pruned", [a + b for a, b in zip(self.kept("pruned") or [0, 0], (spent, back), strict=True)])
+        old = f"state = {INTENT} and not prepaid and at < ?"
+        for row in self._rows(old, values[1]):
+            if not self._lives(row[_OWNER]):  # a crash has left it: it may have made an order, but nobody has its invoice
+                self.drop(row[_ROW])
         return self._db.execute(f"delete from entries where {which}", values).rowcount  # noqa: S608 - words of ours
 
     def keep(self, name: str, value: object) -> None:
@@ -283,13 +308,20 @@ class Book:
     @property
     def settles_at(self) -> float | None:
         """When there is something to settle, on the monotonic clock; ``None`` when there is nothing."""
-        return self._ended[0][0] if self._ended else None
+        return next(iter(self._ended.values()), None)
 
-    def settle(self) -> None:
-        """Let go of what ended so long ago that its code has reached whoever it was for."""
-        while self._ended and self._ended[0][0] <= time.monotonic():
-            self._db.execute("update entries set state = ?, owner = null where id = ? and state = ?", (SETTLED, self._ended[0][1], ENDED))
-            self._ended.popleft()
+    @property
+    def is_due(self) -> bool:
+        """Is there something to settle now?"""
+        at = self.settles_at
+        return at is not None and at <= time.monotonic()
+
+    def _settle(self, now: float) -> list[str]:
+        """Let go of what ended so long ago that its code has reached whoever it was for, and return the ids."""
+        due = list(takewhile(lambda order_id: self._ended[order_id] <= now, self._ended))
+        change = "update entries set state = ?, owner = null where id = ? and state = ?"
+        self._db.executemany(change, [(SETTLED, order_id, ENDED) for order_id in due])
+        return due
 
     def _let_go(self) -> None:
         me = self._life.name
@@ -368,3 +400,17 @@ def _intent(row: tuple[Any, ...]) -> Intent:
 
 def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _storable(text: str | None) -> str | None:
+    """What a file can have of a text: JSON can bring halves of characters."""
+    return None if text is None else text.encode(errors="replace").decode()
+
+
+def _price(sats: int | None) -> int | None:
+    return None if sats is None or sats > LARGEST else sats
+
+
+def _is_of_the_file(error: Exception) -> bool:
+    """Is it the file or its disk that fails, and not what was to be written?"""
+    return isinstance(error, OSError | sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError

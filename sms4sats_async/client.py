@@ -44,28 +44,24 @@ MAX_MESSAGE_LENGTH = 140
 _logger = logging.getLogger(__name__)
 
 
-Row = Callable[[], int]
-"""What a journal knows an intent by."""
-
-
 class Keeper(Protocol):
     """What a client and its watchers ask of a journal. Only what is awaited waits for the disk, and can fail."""
 
     async def intend(
         self, kind: OrderKind, *, country: int | str | None, service: str | None, price_sats: int | None, prepaid: bool
-    ) -> Row:
-        """Write down that a call is about to be sent."""
+    ) -> int:
+        """Write down that a call is about to be sent; return what the next three know it by."""
         ...
 
-    async def placed(self, row: Row, order: Order) -> None:
+    async def placed(self, row: int, order: Order) -> None:
         """Write down the order that came of it."""
         ...
 
-    async def left(self, row: Row) -> None:
+    async def left(self, row: int) -> None:
         """Write down that nobody knows what came of it."""
         ...
 
-    def dropped(self, row: Row) -> None:
+    def dropped(self, row: int) -> None:
         """Forget it: it has surely come to nothing."""
         ...
 
@@ -401,7 +397,7 @@ class Client:
         return order
 
     async def _remembered(
-        self, journal: Keeper, intent: Row, call: Call[Order], placed: list[Order], bare: Callable[[str], Order]
+        self, journal: Keeper, intent: int, call: Call[Order], placed: list[Order], bare: Callable[[str], Order]
     ) -> Order:
         """Place an order whose intent is in the journal; it is there itself before anybody has it, whatever happens to the caller."""
         failure: BaseException | None = None
@@ -460,7 +456,7 @@ class Client:
             raise ValueError(f"{what} needs an api_key")
 
 
-async def _write_down(journal: Keeper, intent: Row, order: Order | None, *, in_doubt: bool) -> None:
+async def _write_down(journal: Keeper, intent: int, order: Order | None, *, in_doubt: bool) -> None:
     """Write down what came of an intent; where that cannot be, the order matters more."""
     try:
         if order is not None:

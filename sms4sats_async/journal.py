@@ -7,11 +7,14 @@ later is only handed over, and written together with what comes in the same mome
 
 from __future__ import annotations  # anyio loads its parts when they are named: not at our import
 
+import atexit
 import logging
 import os
 import queue
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -33,8 +36,12 @@ T = TypeVar("T")
 
 COMPANY = 0.05
 """Seconds that what nobody waits for may wait for company: one write of the disk then does for all of it."""
+BUSY_TIMEOUT = 5.0
+"""Seconds that a file which another process has locked is waited for."""
+SETTLE_AFTER = 10.0
+"""Seconds in which a program is taken to have done with a code what it is to do."""
 CLOSE_GRACE = 10.0
-"""Seconds that a cancelled caller waits for the file to be closed."""
+"""Seconds that a cancelled caller, or a program that ends, waits for the file to be closed."""
 RETRY = 1.0
 """Seconds after which what could not be written is tried again."""
 
@@ -64,14 +71,28 @@ class Journal:
     Args:
         path: the file; made if there is none.
         keep_codes: write down the codes as well.
+        settle_after: seconds after its end in which an order still counts as open should this process die: its code may not have reached
+            anybody by then, and comes again.
+        busy_timeout: seconds that a file which another process has locked is waited for, before that is an error.
 
-    The file is opened when the block is entered, else with the first call. The same journal can serve several clients, and event
-    loops. Every coroutine raises :class:`JournalError` where the file cannot be used.
+    The file is opened when the block is entered, else with the first call, and closed when the block is left, else when the journal is
+    forgotten or the program ends. The same journal can serve several clients, and event loops. A fork of the process that has opened it
+    answers for nothing of its parent's, and opens the file anew. Every coroutine raises :class:`JournalError` where the file cannot be used.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, keep_codes: bool = False) -> None:
-        self._path = Path(os.fspath(path))
-        self._writer = _Writer(self._path, keep_codes=keep_codes)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keep_codes: bool = False,
+        settle_after: float = SETTLE_AFTER,
+        busy_timeout: float = BUSY_TIMEOUT,
+    ) -> None:
+        check_seconds("settle_after", settle_after)
+        check_seconds("busy_timeout", busy_timeout)
+        self._path = Path(os.path.abspath(os.fspath(path)))  # noqa: PTH100 - whoever opens it may be elsewhere by then
+        self._writer = _Writer(self._path, keep_codes=keep_codes, settle_after=settle_after, busy_timeout=busy_timeout)
+        weakref.finalize(self, self._writer.forgotten).atexit = False  # then _at_exit waits for all of them
 
     def __repr__(self) -> str:
         return f"<Journal {self._path.name}>"
@@ -132,38 +153,29 @@ class Journal:
 
         What is open, and what is unresolved, is never deleted.
         """
-        _check_age(older_than)
+        check_seconds("older_than", older_than)
         return await self._ask(lambda book: book.prune(older_than), writes=True)
 
     # --- for a client ----------------------------------------------------------------------------------------------------------
 
     async def intend(
         self, kind: OrderKind, *, country: int | str | None, service: str | None, price_sats: int | None, prepaid: bool
-    ) -> Callable[[], int]:
+    ) -> int:
         """Write down that a call is about to be sent; return what the others know it by. Whoever is cancelled here sends nothing."""
         intending = _Asked(lambda book: book.intend(kind, country, service, price_sats, prepaid=prepaid))
+        return await self._revocable(intending, lambda book, row: book.drop(row))
 
-        def row() -> int:
-            return intending.result or 0  # no row has that number: it was never written
-
-        try:
-            await self._writer.ask(intending)
-        except anyio.get_cancelled_exc_class():
-            self._note(lambda book: book.drop(row()))
-            raise
-        return row
-
-    def dropped(self, row: Callable[[], int]) -> None:
+    def dropped(self, row: int) -> None:
         """Forget an intent that has surely come to nothing."""
-        self._note(lambda book: book.drop(row()))
+        self._note(lambda book: book.drop(row))
 
-    async def left(self, row: Callable[[], int]) -> None:
+    async def left(self, row: int) -> None:
         """Let go of an intent whose outcome is not known."""
-        await self._ask(lambda book: book.leave(row()), writes=True)
+        await self._ask(lambda book: book.leave(row), writes=True)
 
-    async def placed(self, row: Callable[[], int], order: Order) -> None:
+    async def placed(self, row: int, order: Order) -> None:
         """Write down the order of an intent."""
-        await self._ask(lambda book: book.place(row(), order), writes=True)
+        await self._ask(lambda book: book.place(row, order), writes=True)
 
     # --- for watchers: nothing here waits ----------------------------------------------------------------------------------------
 
@@ -190,11 +202,21 @@ class Journal:
 
         Among them is what a process had seen the end of just before it died: the code may not have reached anybody.
         """
-        return await self._ask(lambda book: book.take_all(), writes=True)
+
+        def undo(book: Book, entries: list[Entry]) -> None:
+            for entry in entries:
+                book.release(entry.order.id)
+
+        return await self._revocable(_Asked(lambda book: book.take_all()), undo)
 
     async def take(self, order_id: str) -> bool:
         """Answer for an open order, if nobody who lives does; is that so?"""
-        return await self._ask(lambda book: book.take(order_id), writes=True)
+
+        def undo(book: Book, taken: bool) -> None:  # noqa: FBT001 - an answer, not a flag
+            if taken:
+                book.release(order_id)
+
+        return await self._revocable(_Asked(lambda book: book.take(order_id)), undo)
 
     async def spending(self, after: int) -> Spending:
         """Return what was spent, and in detail what was spent after this row."""
@@ -216,12 +238,23 @@ class Journal:
     def _ask(self, work: Callable[[Book], T], *, writes: bool = False) -> Awaitable[T]:
         return self._writer.ask(_Asked(work, writes=writes))
 
+    async def _revocable(self, asked: _Asked[T], undo: Callable[[Book, T], None]) -> T:
+        """Ask; for whoever is cancelled meanwhile, or gets a Ctrl-C, it is undone."""
+        try:
+            return await self._writer.ask(asked)
+        except JournalError:
+            raise
+        except BaseException:
+            self._note(lambda book: None if asked.result is None else undo(book, asked.result))
+            raise
 
-def _check_age(older_than: object) -> None:
-    if not isinstance(older_than, int | float) or isinstance(older_than, bool):
-        raise TypeError(f"older_than must be a number of seconds, not {type(older_than).__name__}")
-    if not older_than >= 0:
-        raise ValueError(f"older_than must not be negative, not {older_than}")
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless it is a number of seconds, and not negative."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not value >= 0:
+        raise ValueError(f"{name} must not be negative, not {value}")
 
 
 class _Asked(Generic[T]):
@@ -257,24 +290,33 @@ def _is_asked(work: _Work) -> TypeGuard[_Asked[Any]]:
 
 
 class _Writer:
-    """The thread that has the file open, and what it is to do."""
+    """The thread that has the file open, and what it is to do.
 
-    def __init__(self, path: Path, *, keep_codes: bool) -> None:
+    It is one of our own, and none that anyio lends: it stays with the file it has open, and takes what is only handed over without
+    being waited for, for a fraction of what ``to_thread.run_sync`` costs the loop. So it is us who end it: with the journal's block, with
+    the journal, and with the program.
+    """
+
+    def __init__(self, path: Path, *, keep_codes: bool, settle_after: float, busy_timeout: float) -> None:
         self._path = path
-        self._keep_codes = keep_codes
-        self._thread: threading.Thread | None = None
-        self._works: queue.SimpleQueue[_Work] = queue.SimpleQueue()
-        self._book: Book | None = None
+        self._options: dict[str, Any] = {"keep_codes": keep_codes, "settle_after": settle_after, "busy_timeout": busy_timeout}
         self._unwritten: list[_Work] = []
         self._warned = False
+        self._book: Book | None = None
+        self._begin()
+        _writers.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()  # around the beginning and the end of the thread
+        self._thread: threading.Thread | None = None
+        self._works: queue.SimpleQueue[_Work] = queue.SimpleQueue()
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------------------
 
     def note(self, work: _Work) -> None:
         """Have this done, some time soon."""
-        if self._thread is None or not self._thread.is_alive():  # a fork takes no threads along
-            self._start()
-        self._works.put(work)
+        with suppress(JournalError):  # it waits for the next that comes: no watcher may fail by it
+            self._hand_over(work)
 
     async def ask(self, asked: _Asked[T]) -> T:
         """Have this done, and wait for it; whoever is cancelled meanwhile leaves it to be done all the same.
@@ -286,7 +328,7 @@ class _Writer:
         loop: Any = current_token().native_token
         soon: Callable[[Callable[[], None]], object] = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon  # of asyncio, trio
         asked.tell = lambda: soon(done.set)
-        self.note(asked)
+        self._hand_over(asked)
         await done.wait()
         if asked.problem is not None:
             raise JournalError(asked.problem)
@@ -294,34 +336,63 @@ class _Writer:
 
     async def close(self) -> None:
         """Have everything done that was to be done, and end the thread."""
-        if self._thread is not None and self._thread.is_alive():
-            await self.ask(_Asked(lambda _: None, writes=False, last=True))
+        if self._thread is not None:
+            await self.ask(_last())
 
-    def _start(self) -> None:
-        self._works = queue.SimpleQueue()
+    def forgotten(self) -> threading.Thread | None:
+        """The same, for one that nobody has any more: return the thread that is about to end; ``None`` where there is none."""
+        thread = self._thread
+        if thread is not None:
+            self.note(_last())
+        return thread
+
+    def forked(self) -> None:
+        """Begin anew in a process that is a fork: it has no threads, and what is unwritten is its parent's, as are the file's locks."""
+        if self._book is not None:
+            _of_parents.append(self._book)
         self._book, self._unwritten = None, []
-        self._thread = threading.Thread(target=self._run, name="sms4sats-journal", daemon=True)
-        self._thread.start()
+        self._begin()
+
+    def _hand_over(self, work: _Work) -> None:
+        with self._lock:
+            try:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="sms4sats-journal", daemon=True)
+                    thread.start()
+                    self._thread = thread
+            except RuntimeError as error:  # too many, or the program is about to end
+                if not _is_asked(work):
+                    self._works.put(work)
+                raise JournalError(f"journal {self._path.name}: it cannot be written: {error}") from error
+            self._works.put(work)
 
     # --- in the thread -----------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        last = False
-        while not last:
+        while True:
             works = self._gather()
             asked = [work for work in works if _is_asked(work)]
-            last = any(one.last for one in asked)
             self._write([work for work in works if not _is_asked(work) or work.writes])
             for one in asked:
                 if not (one.writes or one.last):
                     self._read(one)
-            if last:
-                self._thread = None
-                if self._book is not None:
-                    self._book.close()
+            last = any(one.last for one in asked)
+            if last and self._book is not None:
+                book, self._book = self._book, None
+                with suppress(Exception):  # what it could not write, or let go of, is found by the next who opens it
+                    book.close()
             for one in asked:
                 with suppress(RuntimeError):  # its loop is over
                     one.tell()
+            if last and self._is_over():
+                return
+
+    def _is_over(self) -> bool:
+        with self._lock:
+            if not self._works.empty():  # somebody goes on all the same
+                return False
+            self._thread = None
+            return True
 
     def _gather(self) -> list[_Work]:
         """Wait until there is something to do; at once if somebody waits for it, else with what comes in the same moment."""
@@ -345,18 +416,13 @@ class _Writer:
         return None if self._book is None else self._book.settles_at
 
     def _write(self, works: list[_Work]) -> None:
-        works = self._unwritten + works
-
-        def all_of_it(book: Book) -> None:
-            def work() -> None:
-                book.settle()
-                for one in works:
-                    one(book)
-
-            book.write(work)
-
-        self._unwritten = []
-        problem = self._attempt([work for work in works if _is_asked(work)], all_of_it)
+        works, self._unwritten = self._unwritten + works, []
+        if not works and (self._book is None or not self._book.is_due):
+            return  # whoever only reads need not wait for those who write
+        failed: dict[int, Exception] = {}
+        problem = self._attempt([work for work in works if _is_asked(work)], lambda book: failed.update(book.write(works)))
+        for index, error in failed.items():
+            self._spoil(works[index], error)
         if problem is not None:
             self._unwritten = [work for work in works if not _is_asked(work)]
             if self._unwritten and not self._warned:
@@ -365,6 +431,14 @@ class _Writer:
         elif self._warned and works:
             self._warned = False
             _logger.warning("the journal can be written again")
+
+    def _spoil(self, work: _Work, error: Exception) -> None:
+        """Give up what cannot be written anywhere, whatever the disk does."""
+        problem = f"journal {self._path.name}: {type(error).__name__}"
+        if _is_asked(work):
+            work.problem = problem
+        else:
+            _logger.warning("%s; something that was seen of an order is not written", problem)
 
     def _read(self, asked: _Asked[Any]) -> None:
         self._attempt([asked], lambda book: book.read(lambda: asked(book)))
@@ -375,7 +449,7 @@ class _Writer:
             if self._book is None:
                 from sms4sats_async.book import Book  # noqa: PLC0415 - brings sqlite3, which takes its time
 
-                self._book = Book(self._path, keep_codes=self._keep_codes)
+                self._book = Book(self._path, **self._options)
             work(self._book)
         except Exception as error:  # noqa: BLE001 - this thread goes on
             problem = str(error) if isinstance(error, JournalError) else f"journal {self._path.name}: {type(error).__name__}"
@@ -383,3 +457,30 @@ class _Writer:
                 one.result, one.problem = None, problem
             return problem
         return None
+
+
+def _last() -> _Asked[None]:
+    return _Asked(lambda _: None, writes=False, last=True)
+
+
+_writers: weakref.WeakSet[_Writer] = weakref.WeakSet()
+_of_parents: list[Book] = []
+"""What a fork must not close: SQLite would give up, and clear away, what its parent still uses."""
+
+
+def _at_exit() -> None:
+    """Write what is left, and let go, where nobody has closed it."""
+    end = time.monotonic() + CLOSE_GRACE
+    for thread in [writer.forgotten() for writer in list(_writers)]:
+        if thread is not None:
+            thread.join(max(0.0, end - time.monotonic()))
+
+
+def _in_fork() -> None:
+    for writer in list(_writers):
+        writer.forked()
+
+
+atexit.register(_at_exit)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_in_fork)

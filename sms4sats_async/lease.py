@@ -7,6 +7,7 @@ wrong, nor that of a laptop that slept; and no process number, which may be some
 import os
 import secrets
 import sys
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,23 +51,35 @@ class Life:
         self._descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         _lock(self._descriptor)
         unseen.rename(self._file)  # locked before anybody can find it, and take it for a dead one's
-        for other in beside.parent.glob(f"{_file(beside, '*').name}"):
-            lives(beside, other.stem.removeprefix(f"{beside.name}-"))
+        _lives.add(self)
+        for other in beside.parent.iterdir():  # no pattern: the name may have signs of one
+            if other.name.startswith(f"{beside.name}-") and other.suffix == ".live":
+                lives(beside, other.stem.removeprefix(f"{beside.name}-"))
 
     def end(self) -> None:
         """End it."""
         with suppress(OSError):
             self._file.unlink()
+        self.forked()
+
+    def forked(self) -> None:
+        """Have no part in it: in a fork, which would hold the lock for its parent, and outlive it."""
+        _lives.discard(self)
         os.close(self._descriptor)
 
 
 def lives(beside: Path, name: str) -> bool:
-    """Is whoever has this name alive? What a dead one has left behind is cleared away."""
+    """Is whoever has this name alive? What a dead one has left behind is cleared away.
+
+    One that cannot be asked is taken to be alive: it may be another user's, or this process have too many files open.
+    """
     file = _file(beside, name)
     try:
         descriptor = os.open(file, os.O_RDWR)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
     try:
         if not _lock(descriptor):
             return True
@@ -79,3 +92,15 @@ def lives(beside: Path, name: str) -> bool:
 
 def _file(beside: Path, name: str) -> Path:
     return beside.with_name(f"{beside.name}-{name}.live")
+
+
+_lives: weakref.WeakSet[Life] = weakref.WeakSet()
+
+
+def _in_fork() -> None:
+    for life in list(_lives):
+        life.forked()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_in_fork)

@@ -2397,9 +2397,9 @@ _JOURNAL = [
     Variant(
         "a-code-before-a-crash-never-comes-again",
         "A code that came in the last 10 s before a crash comes again",
-        "book.py",
-        "HANDED_ON = 10.0",
-        "HANDED_ON = -1.0",
+        "journal.py",
+        "SETTLE_AFTER = 10.0",
+        "SETTLE_AFTER = 0.0",
         ("test_journal.py::test_the_last_codes_before_a_crash_come_again",),
     ),
     Variant(

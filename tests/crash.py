@@ -1,6 +1,8 @@
 """A program that places and watches orders is killed at random moments, again and again, and goes on each time where it was.
 
-    python -m tests.crash --times 1000 --seed 1
+    python -m tests.crash --times 1000 --seed 1    # about 5 minutes
+
+Ctrl-C or SIGTERM ends the killing, and the verdict is that of the kills so far.
 
 The service (``tests/faults/service.py``, over real sockets) is the only judge, with what the program has written down of its codes: every
 order that was charged is in the journal, with its id or as unresolved; no code is lost of an order whose id is in it; no call was charged
@@ -19,7 +21,9 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +44,9 @@ CALLS = 3
 LONGEST_LIFE = 0.4
 """Seconds that a process lives at the most."""
 PATIENCE = 60.0
-"""Seconds after which what should come counts as never coming."""
+"""Seconds after which what should come counts as never coming. No process lives longer, whoever has forgotten it."""
+EVERY = 50
+"""Kills after which it is told how it goes."""
 
 
 # --- the program that is killed ----------------------------------------------------------------------------------------------------
@@ -73,6 +79,7 @@ class Program:
         journal = Journal(self._job.journal)
         client = Client(base_url=self._job.url, api_key="key", journal=journal, timeout=1.0, trust_env=False)
         async with journal, client, anyio.create_task_group() as tasks:
+            tasks.cancel_scope.deadline = anyio.current_time() + PATIENCE
             tasks.start_soon(self._go_on, client, journal)
             for number in range(CALLS if self._job.first is not None else 0):
                 tasks.start_soon(self._buy, client, number)
@@ -111,9 +118,13 @@ def fork() -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            job = Job(**json.loads(line))
-            anyio.run(Program(job).run, backend=job.backend)
-            os._exit(0)
+            code = 1
+            try:
+                job = Job(**json.loads(line))
+                anyio.run(Program(job).run, backend=job.backend)
+                code = 0
+            finally:
+                os._exit(code)  # never back into the loop of its parent
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
@@ -122,24 +133,37 @@ class Forker:
     """The process that all the others are forks of."""
 
     async def __aenter__(self) -> Self:
-        self._process: Process = await anyio.open_process([sys.executable, "-m", "tests.crash", "--fork"], stderr=None)
+        command = [sys.executable, "-m", "tests.crash", "--fork"]
+        self._process: Process = await anyio.open_process(command, stderr=None, start_new_session=True)  # a Ctrl-C is for the judge
+        self._child: int | None = None
         assert self._process.stdout is not None
         self._told = TextReceiveStream(self._process.stdout)
         self._unread = ""
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._child is not None:
+            os.kill(self._child, signal.SIGKILL)
+        self._process.kill()
         await self._process.aclose()
 
     async def begin(self, job: Job) -> int:
         """Begin a process, and return its number."""
         assert self._process.stdin is not None
         await self._process.stdin.send(json.dumps(vars(job)).encode() + b"\n")
-        return int(await self._line())
+        self._child = int(await self._line())
+        return self._child
 
     async def end(self) -> int:
-        """How it has ended."""
-        return int(await self._line())
+        """How it has ended.
+
+        Raises:
+            TimeoutError: it has not, and never will.
+        """
+        with anyio.fail_after(PATIENCE):
+            ended = int(await self._line())
+        self._child = None
+        return ended
 
     async def _line(self) -> str:
         while "\n" not in self._unread:
@@ -180,31 +204,43 @@ class Judge:
 
     Args:
         place: an empty directory.
+        tell: gets a line now and then of how it goes.
     """
 
-    def __init__(self, place: Path, dice: random.Random) -> None:
+    def __init__(self, place: Path, dice: random.Random, tell: Callable[[str], None] = str) -> None:
         self._place = place
         self._dice = dice
+        self._tell = tell
         self._journal = place / "orders.db"
         self._codes = place / "codes"
         self._service = Service(self._fault, born=self._born)
+        self._stopped = False
         self.verdict = Verdict()
 
     async def run(self, times: int) -> Verdict:
         async with serve(self._answer) as server, Forker() as forker:
             backends = ["asyncio", "trio"] if HAS_TRIO else ["asyncio"]
             job = functools.partial(Job, server.url, str(self._journal), str(self._codes))
+            began = time.monotonic()
             for number in range(times):
+                if self._stopped:
+                    break
                 process = await forker.begin(job(number * CALLS, backends[number % len(backends)]))
                 await anyio.sleep(self._dice.uniform(0, LONGEST_LIFE))
                 self._power_cut(process)
                 assert await forker.end() == -signal.SIGKILL
                 self.verdict.kills += 1
+                if self.verdict.kills % EVERY == 0:
+                    each = (time.monotonic() - began) / self.verdict.kills
+                    self._tell(f"{self.verdict.kills} kills, {each:.2f} s each, {len(self._charged())} orders charged")
             await forker.begin(job(None, backends[0]))
-            with anyio.fail_after(PATIENCE):
-                assert await forker.end() == 0
+            assert await forker.end() == 0, "the last one did not end well"
         self._judge()
         return self.verdict
+
+    def stop(self) -> None:
+        """Kill nobody else, and come to a verdict."""
+        self._stopped = True
 
     def _power_cut(self, process: int) -> None:
         """Stop the process, copy the files as they are on the disk just now, and kill it."""
@@ -269,7 +305,7 @@ class Judge:
 
 def _read(journal: Path) -> tuple[set[str], list[Intent]]:
     """The ids that a journal has, and its unresolved intents."""
-    book = Book(journal, keep_codes=False)
+    book = Book(journal, keep_codes=False, settle_after=10.0, busy_timeout=5.0)
     try:
         return {entry.order.id for entry in book.all_orders()}, book.unresolved()
     finally:
@@ -292,13 +328,26 @@ def main(arguments: list[str] | None = None) -> int:
         fork()
         return 0
     with tempfile.TemporaryDirectory() as place:
-        judge = Judge(Path(place), random.Random(options.seed))  # noqa: S311 - dice
-        try:
-            verdict = anyio.run(judge.run, options.times)
-        finally:
-            print(judge.verdict)
+        judge = Judge(Path(place), random.Random(options.seed), functools.partial(print, flush=True))  # noqa: S311 - dice
+        verdict = anyio.run(judged, judge, options.times)
+    print(verdict)
     print("good" if verdict.good else "BAD")
     return not verdict.good
+
+
+async def judged(judge: Judge, times: int) -> Verdict:
+    """The verdict, also where a signal ends the killing."""
+
+    async def listen() -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                judge.stop()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        verdict = await judge.run(times)
+        tasks.cancel_scope.cancel()
+    return verdict
 
 
 if __name__ == "__main__":

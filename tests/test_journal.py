@@ -364,7 +364,7 @@ def damaged_within(path: Path) -> None:
 
 
 def make(path: Path) -> None:
-    Book(path, keep_codes=False).close()
+    Book(path, keep_codes=False, settle_after=10.0, busy_timeout=5.0).close()
 
 
 def changed(path: Path, pragma: str) -> None:
@@ -416,11 +416,10 @@ def locked(path: Path) -> Iterator[None]:
         db.close()
 
 
-async def test_a_file_that_another_program_has_locked_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sms4sats_async.book.LOCK_PATIENCE", 0.1)
+async def test_a_file_that_another_program_has_locked_is_told(path: Path) -> None:
     make(path)
     with locked(path), pytest.raises(JournalError, match="another process has locked it"):
-        async with Journal(path):
+        async with Journal(path, busy_timeout=0.1):
             raise AssertionError("it has opened")
 
 
@@ -482,11 +481,10 @@ FAILURES = {"full": full, "locked": locked, "gone": gone, "replaced": replaced}
 
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_where_the_disk_fails_nothing_is_ordered_and_every_code_comes(
-    path: Path, failure: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    path: Path, failure: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sms4sats_async.book.LOCK_PATIENCE", 0.05)
     sandbox = Sandbox(timeline=QUICK, accounts={KEY: 100_000})
-    async with desk(path, sandbox) as (journal, client):
+    async with desk(path, sandbox, busy_timeout=0.05) as (journal, client):
         order = await client.create_order(187, "tg")
         calls = len(sandbox.calls)
         with FAILURES[failure](path):
@@ -548,8 +546,7 @@ async def test_a_call_of_unknown_outcome_stays_unresolved_where_the_disk_fails_m
         assert len(await journal.unresolved()) == 1
 
 
-async def test_what_could_not_be_written_is_tried_again_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sms4sats_async.journal.RETRY", 0.01)
+async def test_what_could_not_be_written_is_tried_again_by_itself(path: Path) -> None:
     async with desk(path) as (_, client):
         order = await client.create_order(187, "tg")
         with gone(path):
@@ -653,9 +650,8 @@ async def test_the_last_codes_before_a_crash_come_again(path: Path) -> None:
     await journal.aclose()
 
 
-async def test_an_end_is_settled_a_while_after_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sms4sats_async.book.HANDED_ON", 0.05)
-    async with desk(path) as (journal, client):
+async def test_an_end_is_settled_a_while_after_it(path: Path) -> None:
+    async with desk(path, settle_after=0.05) as (journal, client):
         order = await client.create_order(187, "tg")
         await OrderWatcher(client, order).code()
         await journal.find(order.id)

@@ -49,7 +49,7 @@ SIGNATURES: dict[str, str] = {
     "hold_window=1260.0, payment_window=1260.0, poll_interval=None",
     "send_sms": "client, phone, message, *, pay=None, immediate=False, webhook_url=None, ref=None, max_sats=None, payment_window=1260.0, "
     "hold_window=1260.0, poll_interval=None",
-    "Journal": "path, *, keep_codes=False",
+    "Journal": "path, *, keep_codes=False, settle_after=10.0, busy_timeout=5.0",
     "Journal.open_orders": "",
     "Journal.open_entries": "",
     "Journal.entries": "",
