@@ -77,7 +77,9 @@ class Journal:
 
     The file is opened when the block is entered, else with the first call, and closed when the block is left, else when the journal is
     forgotten or the program ends. The same journal can serve several clients, and event loops. A fork of the process that has opened it
-    answers for nothing of its parent's, and opens the file anew. Every coroutine raises :class:`JournalError` where the file cannot be used.
+    answers for nothing of its parent's, and opens the file anew.
+
+    Every coroutine raises :class:`JournalError` where the file cannot be used.
     """
 
     def __init__(

@@ -1,9 +1,13 @@
 """The journal: what is in it and when, what it does where the disk fails, and who answers for an order."""
 
+import gc
 import logging
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -308,9 +312,14 @@ async def test_what_ended_long_ago_is_pruned_and_nothing_else(path: Path) -> Non
         done, going = await client.create_order(187, "tg"), await client.create_order(187, "tg")
         await OrderWatcher(client, done).code()
         assert await journal.prune(0) == 0  # it has ended just now: its code may be on its way
+        for prepaid in (True, False):  # a crash can leave these: the second has cost nothing
+            await journal.intend(OrderKind.receive, country=0, service="tg", price_sats=None, prepaid=prepaid)
+        assert await journal.prune(0) == 0
+        assert on_disk(path, "state") == [(2,), (1,), (0,), (0,)]
     async with Journal(path) as journal:
         assert await journal.prune(3600) == 0
         assert await journal.prune(0) == 1
+        assert on_disk(path, "state, prepaid") == [(1, 0), (0, 1)]
         assert [entry.order for entry in await journal.entries()] == [going]
         for bad in (-1, float("nan")):
             with pytest.raises(ValueError, match="older_than must not be negative"):
@@ -563,6 +572,121 @@ async def test_a_journal_that_breaks_in_a_way_of_its_own_is_an_error_of_ours(pat
         assert await journal.kept("other") is None
 
 
+async def test_what_cannot_be_written_anywhere_spoils_nothing_else(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    problems: list[str] = []
+
+    async def bad(journal: Journal) -> None:
+        with pytest.raises(JournalError, match="TypeError") as caught:
+            await journal.keep("bad", object())
+        problems.append(str(caught.value))
+
+    async with desk(path) as (journal, client):
+        order = await client.create_order(187, "tg")
+        journal.saw("\ud800", paid=True, number=None, code=None, cancel=None)
+        journal.saw(order.id, paid=True, number="+1\ud800", code=None, cancel=None)  # which JSON can bring
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bad, journal)
+            tasks.start_soon(journal.keep, "good", 1)
+        found = await entry_of(journal, order)
+        assert (found.paid, found.number, await journal.kept("good"), await journal.kept("bad")) == (True, "+1?", 1, None)
+    assert problems == ["journal orders.db: TypeError"]
+    assert "something that was seen of an order is not written" in caplog.text
+    assert "can be written again" not in caplog.text
+
+
+async def test_a_price_that_no_file_can_have_is_none(path: Path) -> None:
+    async with Journal(path) as journal:
+        row = await journal.intend(OrderKind.receive, country=0, service="tg", price_sats=2**63, prepaid=True)
+        await journal.left(row)
+        assert [intent.price_sats for intent in await journal.unresolved()] == [None]
+
+
+async def test_a_machine_without_threads_orders_nothing_and_loses_no_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sandbox = Sandbox(timeline=QUICK)
+    async with Client(transport=sandbox.transport()) as elsewhere:
+        order = await elsewhere.create_order(187, "tg")
+    journal = Journal(path)
+    async with Client(transport=sandbox.transport(), journal=journal) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(JournalError, match="it cannot be written: can't start new thread"):
+                await client.create_order(187, "tg")
+            assert await OrderWatcher(client, order).code() == "004217"
+        assert (await entry_of(journal, order)).end == "code"
+    assert len(sandbox.orders()) == 1
+    await journal.aclose()
+
+
+# --- its thread ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_time
+async def test_whoever_asks_while_it_is_being_closed_is_answered(path: Path) -> None:
+    journal = Journal(path)
+    await journal.take("nobody's")
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            with locked(path):
+                tasks.start_soon(journal.aclose)
+                await anyio.sleep(0.1)  # it waits for the file, to let go of what it answers for
+                tasks.start_soon(journal.entries)
+                journal.watched(Order("a" * 32), bare=True)
+                await anyio.sleep(0.1)
+        assert [entry.order.id for entry in await journal.entries()] == ["a" * 32]
+        await journal.aclose()
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "sms4sats-journal"]
+
+
+async def test_a_journal_that_is_forgotten_ends_its_thread_and_has_written_all(path: Path) -> None:
+    before = set(threads())
+
+    async def forget() -> None:
+        journal = Journal(path)
+        await journal.open_orders()
+        journal.watched(Order("a" * 32), bare=True)
+
+    await forget()
+    gc.collect()
+    await really(lambda: not set(threads()) - before)
+    assert on_disk(path, "id, owner") == [("a" * 32, None)]
+    assert not list(path.parent.glob("*.live"))
+
+
+def test_a_program_that_ends_without_closing_it_has_written_all(path: Path) -> None:
+    program = f"""if True:
+        import anyio
+        from sms4sats_async import Journal, Order
+        journal, unused = Journal({str(path)!r}), Journal("unused.db")
+        async def main():
+            await journal.open_orders()
+            journal.watched(Order("a" * 32), bare=True)
+        anyio.run(main)
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=path.parent)
+    assert on_disk(path, "id, owner") == [("a" * 32, None)]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["orders.db"]
+
+
+async def test_a_cancelled_taker_has_taken_nothing(path: Path) -> None:
+    async with desk(path, Sandbox()) as (_, client):
+        order = await client.create_order(187, "tg")
+    async with Journal(path) as first, Journal(path) as second:
+        for taking in (first.take_all, lambda: first.take(order.id), lambda: first.take("nobody's")):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await taking()
+            assert scope.cancelled_caught
+            await first.entries()
+            assert not (await entry_of(second, order)).watched
+        assert [entry.order for entry in await second.take_all()] == [order]
+
+
 # --- who answers for an order ----------------------------------------------------------------------------------------------------------
 
 
@@ -685,6 +809,51 @@ def test_a_new_life_clears_away_what_dead_ones_have_left(path: Path) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == sorted(f"orders.db-{life.name}.live" for life in (living, new))
     for life in (living, new):
         life.end()
+
+
+def test_another_way_to_the_file_leads_to_the_same_lives(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    way = tmp_path / "other" / "way.db"
+    way.symlink_to(path)
+
+    async def both() -> None:
+        async with desk(path, Sandbox()) as (_, client), Journal(way) as other:
+            order = await client.create_order(187, "tg")
+            assert not await other.take(order.id)
+
+    anyio.run(both)
+
+
+def test_what_dead_ones_have_left_is_cleared_away_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "orders[1]*.db"
+    left = path.with_name(f"{path.name}-0123456789abcdef.live")
+    left.touch()
+    Life(path).end()
+    assert not left.exists()
+
+
+def test_one_that_cannot_be_asked_is_taken_to_be_alive(path: Path) -> None:
+    unreadable = path.with_name("orders.db-0123456789abcdef.live")
+    unreadable.symlink_to(unreadable)
+    assert lives(path, "0123456789abcdef")
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # from 3.12 on: it has threads
+def test_a_fork_does_not_keep_its_parent_alive(path: Path) -> None:
+    life = Life(path)
+    asking, answer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(answer)
+        os.read(asking, 1)  # until the test is over
+        os._exit(0)
+    os.close(asking)
+    try:
+        os.close(life._descriptor)  # as the system does when a process ends, whatever has ended it
+        assert not lives(path, life.name)
+    finally:
+        os.close(answer)
+        os.waitpid(child, 0)
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # from 3.12 on: it has threads
