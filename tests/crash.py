@@ -42,11 +42,11 @@ from tests.servers import Reply, SeenRequest, json_reply, serve
 CALLS = 3
 """Calls that a process makes: two that charge the balance, one with an invoice."""
 LONGEST_LIFE = 0.4
-"""Seconds that a process lives at the most."""
+"""Seconds that a process lives at the most, from its first request or, one of four, from its beginning."""
+SLOWEST_START = 5.0
+"""Seconds after which a process that has not asked anything yet is killed as well."""
 PATIENCE = 60.0
 """Seconds after which what should come counts as never coming. No process lives longer, whoever has forgotten it."""
-EVERY = 50
-"""Kills after which it is told how it goes."""
 
 
 # --- the program that is killed ----------------------------------------------------------------------------------------------------
@@ -204,17 +204,18 @@ class Judge:
 
     Args:
         place: an empty directory.
-        tell: gets a line now and then of how it goes.
+        tell: gets a line of how it goes, after each ``every`` kills.
     """
 
-    def __init__(self, place: Path, dice: random.Random, tell: Callable[[str], None] = str) -> None:
+    def __init__(self, place: Path, dice: random.Random, tell: Callable[[str], None] = str, every: int = 50) -> None:
         self._place = place
         self._dice = dice
-        self._tell = tell
+        self._tell, self._every = tell, every
         self._journal = place / "orders.db"
         self._codes = place / "codes"
         self._service = Service(self._fault, born=self._born)
         self._stopped = False
+        self._asked = anyio.Event()
         self.verdict = Verdict()
 
     async def run(self, times: int) -> Verdict:
@@ -225,12 +226,13 @@ class Judge:
             for number in range(times):
                 if self._stopped:
                     break
+                self._asked = anyio.Event()
                 process = await forker.begin(job(number * CALLS, backends[number % len(backends)]))
-                await anyio.sleep(self._dice.uniform(0, LONGEST_LIFE))
+                await self._live()
                 self._power_cut(process)
                 assert await forker.end() == -signal.SIGKILL
                 self.verdict.kills += 1
-                if self.verdict.kills % EVERY == 0:
+                if self.verdict.kills % self._every == 0:
                     each = (time.monotonic() - began) / self.verdict.kills
                     self._tell(f"{self.verdict.kills} kills, {each:.2f} s each, {len(self._charged())} orders charged")
             await forker.begin(job(None, backends[0]))
@@ -241,6 +243,13 @@ class Judge:
     def stop(self) -> None:
         """Kill nobody else, and come to a verdict."""
         self._stopped = True
+
+    async def _live(self) -> None:
+        """Let a process live for a while; one that is counted from its beginning may be over before it does anything."""
+        if self._dice.random() > 0.25:
+            with anyio.move_on_after(SLOWEST_START):
+                await self._asked.wait()
+        await anyio.sleep(self._dice.uniform(0, LONGEST_LIFE))
 
     def _power_cut(self, process: int) -> None:
         """Stop the process, copy the files as they are on the disk just now, and kill it."""
@@ -289,6 +298,7 @@ class Judge:
         held.code_at = held.number_at + self._dice.uniform(0, 0.6)
 
     async def _answer(self, request: SeenRequest, reply: Reply) -> None:
+        self._asked.set()
         path, _, order_id = request.target.partition("?orderId=")
         if path == "/pay":
             self._soon(self._service.pay(order_id))
@@ -318,17 +328,24 @@ def _forgotten(charged: list[Held], known: set[str], unresolved: list[Intent]) -
     return [held.id for held in charged if held.id not in known and held.ref not in calls]
 
 
+def memory() -> Path | None:
+    """A place in memory, where there is one: a kill takes nothing from the system's files, and a slow disk would leave no time to live."""
+    place = Path("/dev/shm")  # noqa: S108 - the directories in it are for their owner only
+    return place if os.access(place, os.W_OK) else None
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description="Kill a program at random moments.")
     parser.add_argument("--times", type=int, default=1000, help="how often (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the dice (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=50, help="kills after which it is told how it goes (default: %(default)s)")
     parser.add_argument("--fork", action="store_true", help=argparse.SUPPRESS)
     options: Any = parser.parse_args(arguments)
     if options.fork:
         fork()
         return 0
-    with tempfile.TemporaryDirectory() as place:
-        judge = Judge(Path(place), random.Random(options.seed), functools.partial(print, flush=True))  # noqa: S311 - dice
+    with tempfile.TemporaryDirectory(dir=memory()) as place:
+        judge = Judge(Path(place), random.Random(options.seed), functools.partial(print, flush=True), options.every)  # noqa: S311 - dice
         verdict = anyio.run(judged, judge, options.times)
     print(verdict)
     print("good" if verdict.good else "BAD")
