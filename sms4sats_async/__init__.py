@@ -36,6 +36,7 @@ from sms4sats_async.models import (
     SmsStatus,
 )
 from sms4sats_async.payers import PayingWatcher, Received, Sent, receive_code, send_sms
+from sms4sats_async.tracing import Exchange
 from sms4sats_async.watcher import OrderWatcher
 
 if TYPE_CHECKING:  # at run time each is loaded when it is asked for: most programs never ask
@@ -53,6 +54,7 @@ __all__ = [
     "Country",
     "DecodeError",
     "Entry",
+    "Exchange",
     "Finding",
     "Found",
     "Funding",

@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -29,6 +30,7 @@ from sms4sats_async.models import (
     order_id_in,
 )
 from sms4sats_async.shelter import sheltered
+from sms4sats_async.tracing import Exchange
 from sms4sats_async.transport import LIST_LIMIT, AsyncBaseTransport, Call, Repeat, Secret, Transport
 
 T = TypeVar("T")
@@ -105,6 +107,9 @@ class Client:
             every failure of a call that spends is then :class:`OutcomeUnknown`.
         on_order: a plain function, called with each :class:`Order` as soon as its reply is read; what it raises is logged.
         journal: a :class:`Journal`. Each order is on disk before its caller, or ``on_order``, has it. You close it.
+        ssl_context: what verifies the server in place of httpx's own: for a certificate authority of your own, or a client's certificate.
+        on_exchange: a plain function, called with one :class:`Exchange` for each request, once, when it is over, whoever made it and
+            however it ended: for counters and logs. What it raises is logged. What is not over yet is counted by ``in_flight``.
 
     Every coroutine raises :class:`Sms4SatsError` as the module ``errors`` draws it, ``ValueError`` or ``TypeError`` for a bad argument
     before anything is sent, and ``RuntimeError`` once the client is closed, or when it is used in a second event loop.
@@ -127,14 +132,18 @@ class Client:
         transport: AsyncBaseTransport | None = None,
         on_order: Callable[[Order], object] | None = None,
         journal: Keeper | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        on_exchange: Callable[[Exchange], object] | None = None,
     ) -> None:
         key = _secret(api_key)
         del api_key  # frames are printed with what they hold
         _check_seconds("timeout", timeout)
         check_count("max_connections", max_connections)
         check_count("attempts", attempts)
-        if on_order is not None and (not callable(on_order) or inspect.iscoroutinefunction(on_order)):
-            raise TypeError("on_order must be a plain function: it is called, and not awaited")
+        _check_function("on_order", on_order)
+        _check_function("on_exchange", on_exchange)
+        if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("ssl_context must be an ssl.SSLContext")
         if journal is not None and not inspect.iscoroutinefunction(getattr(journal, "intend", None)):
             raise TypeError("journal must be a Journal")
         if transport is not None and not inspect.iscoroutinefunction(getattr(transport, "handle_async_request", None)):
@@ -148,6 +157,8 @@ class Client:
             proxy=proxy,
             trust_env=trust_env,
             transport=transport,
+            ssl_context=ssl_context,
+            on_exchange=on_exchange,
         )
         self._on_order = on_order
         self._journal = journal
@@ -177,6 +188,11 @@ class Client:
     def journal(self) -> Keeper | None:
         """The journal that was given; ``None`` without one."""
         return self._journal
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way now, those of watchers and batches included."""
+        return self._transport.in_flight
 
     # --- the catalogue ---------------------------------------------------------------------------------------------------------
 
@@ -560,6 +576,11 @@ def _secret(api_key: str | None) -> Secret | None:
     if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
         raise ValueError("api_key must be printable ASCII without blanks")
     return Secret(api_key)
+
+
+def _check_function(name: str, value: object) -> None:
+    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
+        raise TypeError(f"{name} must be a plain function: it is called, and not awaited")
 
 
 def _check_text(name: str, value: object) -> None:

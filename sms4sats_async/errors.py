@@ -21,7 +21,8 @@
         └── PriceTooHigh          it costs more than ``max_sats``
 
 No message holds an API key, a whole order id, a number, a code or the text of an SMS: all of them can be logged. The attributes hold
-what a handler needs; an order id is a secret (whoever has it can read the code), so mask it before you log it.
+what a handler needs; an order id is a secret (whoever has it can read the code), so mask it before you log it. An error that is the end
+of an order, or of an attempt to end it, is never raised without its ``order_id``: there it is annotated as ``str``.
 """
 
 import re
@@ -149,6 +150,8 @@ class OrderFailed(OrderError):
         reason: the server's own words.
     """
 
+    order_id: str
+
     def __init__(
         self, message: str, *, order_id: str | None = None, status: "OrderStatus | None" = None, reason: str | None = None
     ) -> None:
@@ -164,6 +167,8 @@ class OrderExpired(OrderError):
         cancelled: did the server confirm our cancel? If not, it frees the money by itself, 21 minutes after the payment.
         reason: what the server said to the cancel, or how asking failed; ``None`` after a confirmed cancel.
     """
+
+    order_id: str
 
     def __init__(
         self,
@@ -187,9 +192,13 @@ class OrderUnresolved(OrderError):
     Its window is over and the server could not be asked, or nobody watches it any more: the client was closed, or a batch was left.
     """
 
+    order_id: str
+
 
 class OrderCancelled(OrderError):
     """This program cancelled the order, and the server confirmed it."""
+
+    order_id: str
 
 
 class CancelRefused(OrderError):
@@ -198,6 +207,8 @@ class CancelRefused(OrderError):
     Attributes:
         reason: the server's own words, or how asking failed.
     """
+
+    order_id: str
 
     def __init__(
         self, message: str, *, order_id: str | None = None, status: "OrderStatus | None" = None, reason: str | None = None
@@ -209,12 +220,16 @@ class CancelRefused(OrderError):
 class SendFailed(OrderError):
     """The SMS of a send order could not be sent."""
 
+    order_id: str
+
 
 class PaymentFailed(OrderError):
     """The caller's payment raised, and the invoice is still unpaid: two looks begun after that have shown it so.
 
     ``__cause__`` is what the payment raised.
     """
+
+    order_id: str
 
 
 class PriceTooHigh(OrderError):

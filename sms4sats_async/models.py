@@ -578,6 +578,60 @@ class OrderStatus:
             raw={_STATUS_FIELDS.get(name, name): value for name, value in row.items()},
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the status as plain JSON, to be queued, stored or answered with; :meth:`from_dict` reads it back. ``raw`` is left out.
+
+        It holds the code, and the order's id, which is as good: what is shown to others is chosen field by field.
+        """
+        return {
+            "version": 1,
+            "order_id": self.order_id,
+            "paid": self.paid,
+            "number": self.number,
+            "code": self.code,
+            "code_was_number": self.code_was_number,
+            "sms_status": None if self.sms_status is None else str(self.sms_status),
+            "error": self.error,
+            "activation_id": self.activation_id,
+            "country": self.country,
+            "service": self.service,
+            "timestamp": None if self.timestamp is None else self.timestamp.isoformat(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "OrderStatus":
+        """Read what :meth:`to_dict` returned. Unknown fields are ignored, missing ones take their defaults.
+
+        Raises:
+            ValueError: there is no order id or no ``paid``, or a field cannot be what it should be.
+        """
+        if not _is_object(data):
+            raise ValueError(f"status: not an object but {_json_type(data)}")
+
+        def field(name: str, kind: type = str) -> Any:
+            value = data.get(name)
+            if value is not None and type(value) is not kind:
+                raise ValueError(f"status: {name} cannot be {_json_type(value)}")
+            return value
+
+        order_id, paid, timestamp = field("order_id"), field("paid", bool), field("timestamp")
+        if not order_id or paid is None:
+            raise ValueError("status: no order_id" if not order_id else "status: no paid")
+        moment = None if timestamp is None else datetime.fromisoformat(timestamp)
+        return cls(
+            order_id=order_id,
+            paid=paid,
+            number=field("number"),
+            code=field("code"),
+            code_was_number=field("code_was_number", bool) or False,
+            sms_status=_sms_status(field("sms_status")),
+            error=field("error"),
+            activation_id=field("activation_id"),
+            country=field("country"),
+            service=field("service"),
+            timestamp=moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC),
+        )
+
 
 # Thousands of statuses are kept at once, and each reply brings its own copies of these names.
 _STATUS_FIELDS = {

@@ -114,7 +114,8 @@ class Crew:
             return
         import asyncio  # noqa: PLC0415 - a loop of it is running
 
-        task = asyncio.ensure_future(work.work())
+        # Not through the loop's task factory: an eager one would begin, say, a payment before its caller could see that it is cancelled.
+        task = asyncio.Task(work.work(), loop=asyncio.get_running_loop())
         # asyncio.run ends by cancelling every task that it knows of. This one it must not know: the caller's task still waits for the
         # work to end in its own way. This is the documented way for a task to leave the list (asyncio, "Extending").
         asyncio._unregister_task(task)  # noqa: SLF001

@@ -41,7 +41,9 @@ from sms4sats_async.errors import (
     harmless,
     printable,
 )
+from sms4sats_async.models import mask
 from sms4sats_async.shelter import Sheltered, on_asyncio, one_of, sheltered
+from sms4sats_async.tracing import CANCELLED, Exchange
 
 AsyncBaseTransport = httpx.AsyncBaseTransport
 
@@ -64,6 +66,8 @@ _MAX_WORDS = 300
 _LONGEST_QUERY = 2_000
 _NO_BODY = httpx.ByteStream(b"")
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 8.0
+_CONNECTING = httpx.ConnectError | httpx.ConnectTimeout
+"""What a lane of ours raises while it has no connection yet, also where a mock speaks for it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -101,6 +105,7 @@ class Call(Generic[T]):
         key: the client's key; sent only if ``keyed``, and told to nobody.
         recover: told of an order's id that was read, when its caller was cancelled and the rest of the reply is of no use.
         in_doubt: it spends, was sent, and nobody knows what came of it.
+        requests: how many requests were made for it.
     """
 
     __slots__ = (
@@ -118,6 +123,7 @@ class Call(Generic[T]):
         "query",
         "recover",
         "repeat",
+        "requests",
         "salvage",
     )
 
@@ -152,6 +158,7 @@ class Call(Generic[T]):
         self.key: Secret | None = None
         self.recover: Callable[[str], object] | None = None
         self.in_doubt = False
+        self.requests = 0
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -212,24 +219,40 @@ class _Outcome(Generic[T]):
 
     Attributes:
         sent: may the server have seen the request? True unless our own lane can prove that it has not.
-        answered: a reply began to come.
+        witnessed: our lane has told of its connection. One that a mock answers for tells nothing, and so proves nothing.
+        status_code: the HTTP status, once a reply has begun to come.
         concluded: ``value`` or ``error`` says what the reply means.
         stale: a kept connection ended as the request was sent, before any reply.
         untrusted: the other side's certificate was refused, and does not get better.
         abandoned: the caller is gone, and nothing was sent: nothing must be sent any more.
         chunks: what has come of the body; bytes, if the transport keeps its promise.
+        seconds: how long it took.
     """
 
-    __slots__ = ("abandoned", "answered", "chunks", "concluded", "error", "sent", "stale", "untrusted", "value")
+    __slots__ = (
+        "abandoned",
+        "chunks",
+        "concluded",
+        "error",
+        "seconds",
+        "sent",
+        "stale",
+        "status_code",
+        "untrusted",
+        "value",
+        "witnessed",
+    )
 
     def __init__(self, *, sent: bool) -> None:
         self.sent = sent
-        self.answered = False
+        self.witnessed = False
+        self.status_code: int | None = None
         self.concluded = False
         self.stale = False
         self.untrusted = False
         self.abandoned = False
         self.chunks: list[Any] = []
+        self.seconds = 0.0
         self.value: T | None = None
         self.error: Sms4SatsError | None = None
 
@@ -262,6 +285,8 @@ class Transport:
         timeout: the total for one attempt in seconds, from the moment its lane is taken.
         attempts: how often a call is tried, the first time included.
         transport: any httpx transport, shared by all lanes and closed by the caller.
+        ssl_context: what verifies the server; ``None`` for httpx's own, which heeds the environment if ``trust_env``.
+        on_exchange: told of each request, once, when it is over.
     """
 
     def __init__(
@@ -275,6 +300,8 @@ class Transport:
         proxy: str | None,
         trust_env: bool,
         transport: httpx.AsyncBaseTransport | None,
+        ssl_context: ssl.SSLContext | None = None,
+        on_exchange: Callable[[Exchange], object] | None = None,
     ) -> None:
         self._base = parse_base_url(base_url)
         self._prefix = str(self._base).rstrip("/")
@@ -295,7 +322,8 @@ class Transport:
         self._trust_env = trust_env
         self._transport = transport
         self.max_connections = max_connections
-        self._ssl_context: ssl.SSLContext | None = None
+        self._ssl_context = ssl_context
+        self._on_exchange = on_exchange
         self._current_loop: Callable[[], object]
         self._clock: Callable[[], float]
         self._loop: object = None
@@ -315,6 +343,11 @@ class Transport:
     def has_key(self) -> bool:
         """Was an API key given?"""
         return self._key is not None
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way."""
+        return len(self._flights)
 
     # --- calls -----------------------------------------------------------------------------------------------------------------
 
@@ -390,12 +423,12 @@ class Transport:
 
         def grace() -> float:
             outcome.abandoned = not outcome.sent
-            return GRACE if outcome.sent else 0.0
+            return 0.0 if outcome.abandoned and outcome.witnessed else GRACE
 
         try:
             await shelter.run(grace)
         except BaseException as interruption:  # a cancellation; on trio, a Ctrl-C as well
-            if outcome.abandoned:
+            if not outcome.sent:
                 interruption.add_note(f"{call}: nothing was sent")
             elif outcome.value is None:
                 note = f"{call}: {call.doubt}; {outcome.error or f'no reply within {GRACE:g} s of the cancellation'}"
@@ -412,7 +445,9 @@ class Transport:
     async def _exchange(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> None:
         """Ask once over this lane, fill in the outcome, and give the lane back, or close it after any exception."""
         whole, theirs = False, sys.exception()  # what the caller is handling: not ours to read or to touch
-        flight.deadline = self._clock() + self._timeout
+        call.requests += 1
+        began = self._clock()
+        flight.deadline = began + self._timeout
         try:
             with flight:
                 try:
@@ -420,37 +455,46 @@ class Transport:
                 except BaseExceptionGroup as group:  # on trio, httpcore's connect raises a group of nothing but Cancelled
                     raise one_of(group) from None
                 except anyio.get_cancelled_exc_class() as cancellation:
-                    for link in _chain(cancellation, theirs):  # the frames below hold the request, its key and its order's id
-                        link.__traceback__ = None
+                    _forget_frames(cancellation, theirs)
                     raise
             if flight.cancelled_caught and not outcome.concluded:
                 ground = "the client was closed" if self.closed else f"no whole reply within {self._timeout:g} s"
                 outcome.error = TransportError(f"{call}: {ground}")
         except Exception as error:  # noqa: BLE001 - whatever comes out of a transport, httpx's or not, is a TransportError
             if not outcome.concluded:
-                outcome.stale = lane.used and not outcome.answered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+                unanswered = outcome.status_code is None
+                outcome.stale = lane.used and unanswered and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+                outcome.witnessed = outcome.witnessed or isinstance(error, _CONNECTING)
                 outcome.untrusted = _is_tls(error, theirs)
                 outcome.error = _transport_error(call, error, theirs)
         finally:
-            lane.used = lane.own
-            try:
-                if not whole or self.closed:
-                    await _close(lane)
-                else:
-                    self._free.append(lane)
-            finally:
-                self._release(flight)
+            outcome.sent = outcome.sent or not outcome.witnessed
+            outcome.seconds = self._clock() - began
+            await self._arrive(lane, flight, call, outcome, whole=whole)
         if outcome.error is not None and outcome.error.order_id is None and call.salvage is not None:
             outcome.error.order_id = call.salvage(b"".join(chunk for chunk in outcome.chunks if isinstance(chunk, bytes)))
         if not outcome.concluded and call.repeat is not Repeat.SPEND:
             self._check_open()
+
+    async def _arrive(self, lane: _Lane, flight: anyio.CancelScope, call: Call[T], outcome: _Outcome[T], *, whole: bool) -> None:
+        """Give the lane back, or close it, and tell of the request."""
+        lane.used = lane.own
+        try:
+            if not whole or self.closed:
+                await _close(lane)
+            else:
+                self._free.append(lane)
+        finally:
+            self._release(flight)
+            if self._on_exchange is not None:
+                _tell(self._on_exchange, call, outcome)
 
     async def _ask(self, lane: _Lane, call: Call[T], request: httpx.Request, outcome: _Outcome[T]) -> bool:
         """Return True when the reply was read to its end, so that the lane can be used again."""
         if lane.own:
             request.extensions = {**self._timeouts, "trace": _gate(lane, outcome)}
         response = await lane.transport.handle_async_request(request)
-        outcome.answered = True
+        outcome.sent, outcome.status_code = True, response.status_code
         response.headers.encoding = "latin-1"  # which httpx would else find out at each look into them
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # httpx's promise for an async transport  # noqa: S101
@@ -673,21 +717,43 @@ async def _close(lane: _Lane) -> None:
 
 
 async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
+    theirs = sys.exception()
     with anyio.move_on_after(_CLOSE_TIMEOUT):
         try:
             await close()
         except Exception as error:  # noqa: BLE001
             _logger.debug("closing a connection: %s", type(error).__name__)
+            _forget_frames(error, theirs)
+
+
+def _tell(on_exchange: Callable[[Exchange], object], call: Call[Any], outcome: _Outcome[Any]) -> None:
+    failure = type(outcome.error).__name__ if outcome.error is not None else None if outcome.concluded else CANCELLED
+    exchange = Exchange(
+        method=call.method,
+        path=call.path,
+        order=None if call.order_id is None else mask(call.order_id),
+        attempt=call.requests,
+        status_code=outcome.status_code,
+        failure=failure,
+        seconds=outcome.seconds,
+        size=sum(len(chunk) for chunk in outcome.chunks if isinstance(chunk, bytes)),
+    )
+    try:
+        on_exchange(exchange)
+    except Exception:
+        _logger.exception("on_exchange failed for %s", call)
 
 
 def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, Any]], Any]:
     """An httpx trace hook that stands where a request's first byte is about to leave, and knows from then on that it may have."""
 
     async def trace(event: str, info: Mapping[str, Any]) -> None:
+        outcome.witnessed = True
+        # What cleans up after a proxy's CONNECT is let go on: it is a cancellation that it cleans up after, and that must not be replaced.
+        if outcome.abandoned and not outcome.sent and event.endswith(".started") and not event.endswith(".response_closed.started"):
+            raise TransportError("nothing was sent")
         # A proxy's CONNECT carries nothing of ours.
         if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
-            if outcome.abandoned:
-                raise TransportError("nothing was sent")
             outcome.sent = True
         elif event.endswith(".connect_tcp.complete"):
             lane.stream = info["return_value"]
@@ -697,7 +763,7 @@ def _gate(lane: _Lane, outcome: _Outcome[Any]) -> Callable[[str, Mapping[str, An
 
 async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: list[Any]) -> bool:
     """Read the body as it comes over the wire, up to the limit, and say whether that was all of it."""
-    size = 0
+    size, theirs = 0, sys.exception()
     parts: Any = aiter(stream)
     try:
         async for chunk in parts:
@@ -708,9 +774,10 @@ async def _read(lane: _Lane, stream: httpx.AsyncByteStream, limit: int, chunks: 
                 await (lane.transport if lane.own else stream).aclose()
             else:
                 break
-    except Exception:
+    except Exception as error:
         if size <= limit:
             raise
+        _forget_frames(error, theirs)
     if size > limit and hasattr(parts, "aclose"):
         await parts.aclose()
     return size <= limit
@@ -919,8 +986,7 @@ def _transport_error(call: Call[Any], error: Exception, theirs: BaseException | 
     ground = (harmless(ground) if tells else printable(ground))[:_MAX_WORDS]
     date = f"; is this machine's date right? It says {datetime.now().astimezone():%Y-%m-%d}" if _is_tls(error, theirs) else ""
     ours = TransportError(f"{call}: {ground}{date}")
-    for link in _chain(error, theirs):
-        link.__traceback__ = None
+    _forget_frames(error, theirs)
     if not tells:  # else it would tell wherever a traceback is printed
         ours.__cause__ = error
     return ours
@@ -945,6 +1011,12 @@ def _chain(error: BaseException, theirs: BaseException | None = None) -> Iterato
         waiting.extend(inner for inner in (link.__context__, link.__cause__) if inner is not None)
         if isinstance(link, BaseExceptionGroup):
             waiting.extend(cast("BaseExceptionGroup[BaseException]", link).exceptions)
+
+
+def _forget_frames(error: BaseException, theirs: BaseException | None) -> None:
+    """Frames hold the request, its key and its order's id; aiohttp raises one exception again and again, and would keep them all."""
+    for link in _chain(error, theirs):
+        link.__traceback__ = None
 
 
 def _ground(error: Exception, theirs: BaseException | None = None) -> str:

@@ -144,7 +144,14 @@ class Workshop:
 
     def _run(self, package: Path, tests: Iterable[str], *options: str) -> tuple[int, str]:
         """Run tests against this package, and return pytest's exit code and words."""
-        fixed = ["-q", "-rf", "--tb=no", "-o", "addopts=", *(f"-pno:{plugin}" for plugin in ("cacheprovider", "randomly", "cov", "xdist"))]
+        fixed = [
+            "-q",
+            "-rf",
+            "--tb=no",
+            "-o",
+            "addopts=",
+            *(f"-pno:{plugin}" for plugin in ("cacheprovider", "randomly", "cov", "xdist", "asyncio", "trio")),
+        ]
         early = "-Wignore:Module already imported:pytest.PytestAssertRewriteWarning"  # what the trier has imported
         arguments = [*fixed, early, *options, *(f"tests/{test}" for test in tests)]
         with tempfile.NamedTemporaryFile("r", dir=self._place, encoding="utf-8") as output:
@@ -282,7 +289,7 @@ _CALLS = [
         "no-total-deadline",
         "`timeout` is the total for one attempt, however slowly the bytes come",
         "transport.py",
-        "flight.deadline = self._clock() + self._timeout",
+        "flight.deadline = began + self._timeout",
         "flight.deadline = math.inf",
         ("test_transport.py::test_the_timeout_is_the_total_however_slowly_the_bytes_come",),
     ),
@@ -1397,7 +1404,7 @@ _MONEY = [
         "a-cancelled-charge-is-dropped",
         "such a call **goes on to its end**",
         "transport.py",
-        "return GRACE if outcome.sent else 0.0",
+        "return 0.0 if outcome.abandoned and outcome.witnessed else GRACE",
         "return 0.0",
         ("test_spending.py::test_sixty_cancelled_purchases_are_all_known",),
     ),
@@ -1413,8 +1420,8 @@ _MONEY = [
         "a-cancelled-charge-holds-its-caller",
         "for 10 s at the most",
         "transport.py",
-        "return GRACE if outcome.sent else 0.0",
-        "return 3600.0 if outcome.sent else 0.0",
+        "return 0.0 if outcome.abandoned and outcome.witnessed else GRACE",
+        "return 0.0 if outcome.abandoned and outcome.witnessed else 3600.0",
         ("test_spending.py::test_a_cancelled_caller_is_released_in_ten_seconds_when_the_server_never_answers",),
     ),
     Variant(
@@ -1437,9 +1444,57 @@ _MONEY = [
         "a-cancelled-charge-is-sent-late",
         "What was not sent yet is not sent any more.",
         "transport.py",
-        "            outcome.abandoned = not outcome.sent\n            return GRACE if outcome.sent else 0.0",
+        "            outcome.abandoned = not outcome.sent\n            return 0.0 if outcome.abandoned and outcome.witnessed else GRACE",
         "            return GRACE",
         ("test_spending.py::test_a_purchase_cancelled_before_its_first_byte_is_not_sent",),
+    ),
+    Variant(
+        "a-mocks-lost-reply-proves-that-nothing-was-sent",
+        "after anything else its outcome is unknown",
+        "transport.py",
+        "            outcome.sent = outcome.sent or not outcome.witnessed\n",
+        "",
+        ("test_mocks.py::test_a_charge_whose_reply_is_lost_is_sent_once_and_of_unknown_outcome",),
+    ),
+    Variant(
+        "a-cancel-at-a-silent-proxy-is-told-as-a-failure",
+        "gets one `Exchange` for each request, once, when it is over",
+        "transport.py",
+        ' and not event.endswith(".response_closed.started")',
+        "",
+        ("test_tracing.py::test_a_charge_whose_caller_is_cancelled_at_a_silent_proxy_is_told_as_cancelled",),
+    ),
+    Variant(
+        "work-begins-before-its-caller-is-seen-to-be-cancelled",
+        "What was not sent yet is not sent any more.",
+        "shelter.py",
+        "asyncio.Task(work.work(), loop=asyncio.get_running_loop())",
+        "asyncio.ensure_future(work.work())",
+        ("test_shelter.py::test_the_work_begins_in_a_turn_of_its_own_whatever_tasks_the_loop_makes",),
+    ),
+    Variant(
+        "a-cancelled-request-is-not-told",
+        "gets one `Exchange` for each request, once, when it is over",
+        "transport.py",
+        "if self._on_exchange is not None:",
+        "if self._on_exchange is not None and (outcome.concluded or outcome.error is not None):",
+        ("test_tracing.py::test_a_read_whose_caller_is_cancelled_is_told_as_cancelled",),
+    ),
+    Variant(
+        "an-exchange-has-the-whole-order-id",
+        "Nothing in it is a secret.",
+        "transport.py",
+        "order=None if call.order_id is None else mask(call.order_id),",
+        "order=call.order_id,",
+        ("test_tracing.py::test_nothing_that_is_told_is_a_secret_and_all_of_it_can_be_stored",),
+    ),
+    Variant(
+        "a-span-keeps-the-new-address",
+        "this hook masks it, by old and by new conventions",
+        "tracing.py",
+        "if masked != value:",
+        'if masked != value and name != "url.full":',
+        ("test_tracing.py::test_a_traced_job_has_one_span_for_each_request_and_no_secret",),
     ),
     Variant(
         "an-unpaid-order-is-placed-four-times",
@@ -1525,8 +1580,8 @@ _MONEY = [
         "a-lane-is-used-again-after-a-cancellation",
         "A lane that saw any exception is closed and never used again",
         "transport.py",
-        "                if not whole or self.closed:",
-        "                if self.closed:",
+        "            if not whole or self.closed:",
+        "            if self.closed:",
         ("test_promises.py::test_a_storm_of_cancellations_costs_no_connection",),
     ),
     Variant(
@@ -1574,7 +1629,7 @@ _MONEY = [
         "redirects-are-followed",
         "Redirects are not followed.",
         "transport.py",
-        "        outcome.answered = True\n",
+        "        outcome.sent, outcome.status_code = True, response.status_code\n",
         "        while 300 <= response.status_code < 400:\n"
         "            assert isinstance(response.stream, httpx.AsyncByteStream)\n"
         "            await response.stream.aclose()\n"
@@ -1582,7 +1637,7 @@ _MONEY = [
         "            request.url = there\n"
         "            request.headers['Host'] = there.netloc.decode()\n"
         "            response = await lane.transport.handle_async_request(request)\n"
-        "        outcome.answered = True\n",
+        "        outcome.sent, outcome.status_code = True, response.status_code\n",
         ("test_transport.py::test_a_redirect_is_not_followed_and_the_key_stays_here",),
     ),
     Variant(
@@ -1977,6 +2032,14 @@ _ADDRESSES = [
 # --- good to know ------------------------------------------------------------------------------------------------------------------
 
 _GOOD_TO_KNOW = [
+    Variant(
+        "a-swallowed-exception-keeps-its-frames",
+        "Frames hold the request, its key and its order's id",
+        "transport.py",
+        "            raise\n        _forget_frames(error, theirs)\n",
+        "            raise\n",
+        ("test_own_transports.py::test_an_exception_that_lives_for_ever_keeps_no_request_alive",),
+    ),
     Variant(
         "a-status-ok-alone-is-a-status",
         "A status without `paid` is refused",
@@ -2420,6 +2483,115 @@ _JOURNAL = [
     ),
 ]
 
+# --- tests of users' programs -----------------------------------------------------------------------------------------------------
+
+_TESTING = [
+    Variant(
+        "time-jumps-too-far",
+        "Time stands still while anybody has something to do, and jumps when all wait.",
+        "testing/on_asyncio.py",
+        "        self._passed += timeout\n",
+        "        self._passed += 2 * timeout\n",
+        ("test_testing.py::test_a_loop_is_what_it_was_when_the_clock_has_ended_and_time_does_not_go_back",),
+    ),
+    Variant(
+        "time-jumps-away-from-anyios-threads",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "testing/on_asyncio.py",
+        "if self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread():",
+        "if self._calls:",
+        ("test_testing.py::test_time_does_not_jump_away_while_a_thread_works",),
+    ),
+    Variant(
+        "time-jumps-away-from-a-limiter-of-ones-own",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "testing/on_asyncio.py",
+        " or self._waits_for_a_thread():",
+        ":",
+        ("test_testing.py::test_a_limiter_of_ones_own_makes_no_difference",),
+    ),
+    Variant(
+        "time-jumps-away-from-asyncios-threads",
+        "While a thread of `asyncio.to_thread`, `run_in_executor`,",
+        "testing/on_asyncio.py",
+        "if self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread():",
+        "if self._limiter.borrowed_tokens or self._waits_for_a_thread():",
+        ("test_testing.py::test_time_does_not_jump_away_while_asyncios_own_threads_work",),
+    ),
+    Variant(
+        "time-jumps-away-from-trios-threads",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "testing/on_trio.py",
+        "works = bool(self._in_threads)",
+        "works = False",
+        ("test_testing.py::test_time_does_not_jump_away_while_a_thread_works",),
+    ),
+    Variant(
+        "nobody-outside-is-waited-for",
+        "Other threads, and sockets of other processes, get 2 ms before each jump",
+        "testing/on_asyncio.py",
+        "if self._has_company() and",
+        "if not self._has_company() and",
+        ("test_testing.py::test_whoever_lives_outside_is_given_a_moment_before_each_jump",),
+    ),
+    Variant(
+        "virtual-time-outlives-its-test",
+        "Tests that ask for none of these fixtures have real time",
+        "testing/on_asyncio.py",
+        "        del self._selector.select\n        del self._loop.run_in_executor\n",
+        "        del self._loop.run_in_executor\n",
+        ("test_testing.py::test_a_loop_is_what_it_was_when_the_clock_has_ended_and_time_does_not_go_back",),
+    ),
+    Variant(
+        "real-time-is-borne-in-a-loop-of-ones-own",
+        "A loop that a test starts itself: `sms4sats_clock.begin()` is its first line",
+        "testing/clock.py",
+        "        if in_a_loop() and (self._source",
+        "        if not in_a_loop() and (self._source",
+        ("test_testing.py::test_nobody_waits_in_a_loop_that_the_clock_has_not_begun_in",),
+    ),
+    Variant(
+        "the-last-script-is-for-one-order-only",
+        "gives the next order the first and all further ones the last",
+        "testing/sandbox.py",
+        "script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]",
+        "script = self._scripts.pop(0) if self._scripts else Script()",
+        ("test_testing.py::test_each_order_has_the_next_script_and_all_further_ones_the_last",),
+    ),
+    Variant(
+        "a-forgotten-order-is-not-seen",
+        "`assert_nothing_open()` fails if an order was placed and forgotten.",
+        "testing/sandbox.py",
+        "return order.held if order.paid_at is not None else order.ended_at is None",
+        "return order.held",
+        ("test_testing.py::test_each_order_has_the_next_script_and_all_further_ones_the_last",),
+    ),
+    Variant(
+        "a-wallet-returns-before-the-code",
+        "returns when the money is taken, as a wallet does.",
+        "testing/sandbox.py",
+        "while self.orders[order.id].held:",
+        "while not self.orders[order.id].held:",
+        ("test_testing.py::test_a_wallet_pays_and_returns_when_the_money_is_taken",),
+    ),
+    Variant(
+        "a-lost-reply-comes",
+        "and the connection is lost before the reply has come",
+        "testing/sandbox.py",
+        "            raise _ConnectionLost\n        for message",
+        "            pass\n        for message",
+        ("test_testing.py::test_a_prepaid_order_whose_reply_is_lost_is_charged",),
+    ),
+    Variant(
+        "trouble-has-no-end",
+        "from 10 s on, to all who ask about the order.",
+        "testing/sandbox.py",
+        "trouble.begins <= after < trouble.begins + trouble.lasts",
+        "trouble.begins <= after",
+        ("test_testing.py::test_trouble_is_what_a_plain_call_meets",),
+    ),
+]
+
 VARIANTS = [
     *_CALLS,
     *_WATCHING,
@@ -2428,6 +2600,7 @@ VARIANTS = [
     *_MONEY,
     *_ERRORS,
     *_SANDBOX,
+    *_TESTING,
     *_ADDRESSES,
     *_GOOD_TO_KNOW,
     *_STARTS,

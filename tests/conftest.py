@@ -5,11 +5,14 @@ A test that talks to another thread or process needs real time: it takes the ``r
 
 import importlib.util
 import inspect
+import os
 from typing import Any
 
 import pytest
 
-from tests.virtual_time import VirtualTimeLoop
+from tests.loops import asyncio_options
+
+os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http/dup"  # spans by old and new conventions; whoever makes the first one reads it, for all
 
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 
@@ -21,10 +24,11 @@ def _backends() -> list[str]:
 @pytest.fixture(params=_backends())
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     name: str = request.param
-    if request.node.get_closest_marker("real_time"):
-        return name, {}
+    real_time = request.node.get_closest_marker("real_time") is not None
     if name == "asyncio":
-        return name, {"loop_factory": VirtualTimeLoop}
+        return name, asyncio_options(os.environ.get("TEST_LOOP", ""), real_time=real_time)
+    if real_time:
+        return name, {}
     from trio.testing import MockClock
 
     return name, {"clock": MockClock(autojump_threshold=0)}

@@ -28,10 +28,9 @@ App = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable
 
 HOME = Path(sms4sats_async.__file__).parents[1]
 README = (HOME / "README.md").read_text(encoding="utf-8")  # beside the package that is met: a broken one has a README of its own
+SECTION = README.partition("\n## Programs to start from\n")[2].partition("\n## ")[0]
 PROGRAMS = {
-    block.partition(": ")[0].removeprefix("# "): block
-    for block in re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    if re.match(r"# \w+\.py: ", block)
+    block.partition(": ")[0].removeprefix("# "): block for block in re.findall(r"^```python\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
 }
 TIMEOUT = 60
 """Seconds after which what should come counts as never coming; the figure itself promises nothing."""

@@ -23,7 +23,7 @@ async def reaches_the_server(seed: int) -> bool:
 
 
 async def test_our_client_survives_3000_cancellations_and_leaves_nothing() -> None:
-    assert True in [await reaches_the_server(seed) for seed in (1, 2)]
+    assert True in [await reaches_the_server(seed) for seed in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # on trio it takes a longer storm

@@ -1,6 +1,7 @@
 """A transport of the caller's own: aiohttp's, the fast one on asyncio, and any other that httpx can use."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
@@ -160,3 +161,51 @@ async def test_httpx_own_pool_serves_a_batch() -> None:
         client = Client(base_url=server.url, transport=transport)
         async with client, BatchWatcher(client, map(str, range(50))) as batch:
             assert [outcome.code async for outcome in batch] == ["004217"] * 50
+
+
+class Tiresome(httpx.AsyncByteStream):
+    """A body without end that fails as it is closed, each time with the same exception, as aiohttp's does."""
+
+    failure = httpx.ReadError("closed")
+
+    def __init__(self, *, fails_in_close: bool) -> None:
+        self.closed = False
+        self.fails_in_close = fails_in_close
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while not self.closed:
+            yield b" " * 50_000
+        raise self.failure
+
+    async def aclose(self) -> None:
+        self.closed = True
+        if self.fails_in_close:
+            raise self.failure
+
+
+@pytest.mark.parametrize("fails_in_close", [False, True])
+async def test_an_exception_that_lives_for_ever_keeps_no_request_alive(fails_in_close: bool) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Tiresome(fails_in_close=fails_in_close))
+
+    async with Client(transport=httpx.MockTransport(answer), attempts=1) as client:
+        with pytest.raises(DecodeError, match="more than"):
+            await client.get_order_status("a" * 32)
+    assert Tiresome.failure.__traceback__ is None
+
+
+@asyncio_only
+async def test_replies_that_are_too_long_leave_nothing_under_aiohttp() -> None:
+    async def too_long(request: SeenRequest, reply: Reply) -> None:
+        await reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + b" " * 70_000)
+
+    def streams() -> int:
+        gc.collect()
+        return sum(type(thing).__name__ == "AiohttpResponseStream" for thing in gc.get_objects())
+
+    async with serve(too_long) as server, fast(server, attempts=1) as client:
+        before = streams()
+        for _ in range(5):
+            with pytest.raises(DecodeError):
+                await client.get_order_status("a" * 32)
+        assert streams() <= before

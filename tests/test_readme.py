@@ -6,22 +6,26 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import pytest
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
 import sms4sats_async
+from _sms4sats_pytest import FIXTURES
 from sms4sats_async import Client
 from sms4sats_async.lifecycle import default_pace
 from sms4sats_async.models import OrderStatus
 from sms4sats_async.sandbox import Sandbox, Timeline
+from sms4sats_async.testing import Script, Trouble, Words
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(?!# \w+\.py: )(.*?)^```$", README, re.DOTALL | re.MULTILINE)  # the others: test_programs.py
 PROGRAMS = [block for block in BLOCKS if re.search(r"^(asyncio|trio)\.run\(", block, re.MULTILINE)]
-FRAGMENTS = [block for block in BLOCKS if block not in PROGRAMS]
+TESTS = [block for block in BLOCKS if "sms4sats_sandbox" in block]  # test_pytest_plugin.py runs it, in pytest
+FRAGMENTS = [block for block in BLOCKS if block not in (*PROGRAMS, *TESTS)]
 KEY = "readme-key"
 
 
@@ -65,11 +69,14 @@ async def test_a_fragment_runs(block: str, anyio_backend_name: str, capsys: pyte
             result = eval(code, given)  # noqa: S307 - our own README
             if inspect.iscoroutine(result):
                 await result
+    if "HTTPXClientInstrumentor" in block:  # the whole process is traced from there on
+        HTTPXClientInstrumentor().uninstrument()
     assert "Traceback" not in capsys.readouterr().out
 
 
 def test_there_are_programs_and_fragments() -> None:
     assert len(PROGRAMS) == 6
+    assert len(TESTS) == 1
     assert len(FRAGMENTS) >= 6
 
 
@@ -137,3 +144,15 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
     for extra in (".[sandbox,trio,aiohttp,socks,cli]", "--group test"):
         assert extra in " ".join(tests)
         assert extra in ci
+
+
+def test_the_scripts_of_the_table_are_those_that_there_are() -> None:
+    table = README[README.index("| script | what happens |") : README.index("`Script` and `Trouble` are in")]
+    rows = [row.split("|")[1] for row in table.splitlines()[2:] if row.startswith("|")]
+    assert sorted(re.findall('`"(.*?)"`', "".join(rows))) == sorted(get_args(Words))
+    for written in re.findall(r"`(Script\.\w+\(.*?\)+)`", table):
+        assert isinstance(eval(written, {"Script": Script, "Trouble": Trouble}), Script)  # noqa: S307 - our own README
+
+
+def test_the_fixtures_of_the_table_are_those_that_there_are() -> None:
+    assert set(re.findall(r"^\| `(sms4sats_\w+)` \|", README, re.MULTILINE)) == FIXTURES

@@ -4,12 +4,13 @@ import asyncio
 import math
 import signal
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from sms4sats_async.shelter import Sheltered, sheltered
+from sms4sats_async.shelter import Crew, Sheltered, sheltered
 from tests.conftest import HAS_TRIO
 from tests.suspension import Ending, _ctrl_c, asyncio_only, by_scope, by_two_native_cancels, on_asyncio, run_virtually, tasks_alive, ways
 from tests.virtual_time import VirtualTimeLoop
@@ -218,6 +219,27 @@ async def test_the_loop_does_not_know_of_the_work() -> None:
     before = len(asyncio.all_tasks())
     await sheltered(work)
     assert known == [before]
+
+
+@asyncio_only
+async def test_the_work_begins_in_a_turn_of_its_own_whatever_tasks_the_loop_makes() -> None:
+    """An eager task factory would begin it at once."""
+
+    def factory(*_: object, **__: object) -> NoReturn:
+        raise AssertionError
+
+    done: list[str] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    loop.set_task_factory(factory)
+    try:
+        async with Crew() as crew:
+            crew.start(shelter := Sheltered(working(1, done)))
+            assert done == []
+            await shelter.end(lambda: 0.0)
+    finally:
+        loop.set_task_factory(before)
+    assert done == ["done"]
 
 
 @pytest.mark.parametrize("turns", range(6))

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import os
 import random
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tests.conftest import HAS_TRIO
 from tests.faults.service import NEVER, WINDOW, Fault, Held, Service, slow, status
 from tests.faults.stacks import Stack, every_stack
 from tests.servers import SeenRequest
-from tests.soak import Fate, Found, Setup, soak
+from tests.soak import Fate, Found, Memory, Setup, soak
 
 BACKENDS = ["asyncio", "trio"] if HAS_TRIO else ["asyncio"]
 
@@ -328,7 +329,7 @@ def test_the_command_prints_json() -> None:
 def test_the_command_prints_a_table_and_exits_with_1_if_a_promise_is_broken(
     broken: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = Found(memory=[(0, 0)])
+    found = Found(memory=[Memory(0, 0, 0)])
     found.expect(not broken, "no code is lost", "order 7")
 
     def run(setup: Setup, backend: str) -> Found:
@@ -337,11 +338,31 @@ def test_the_command_prints_a_table_and_exits_with_1_if_a_promise_is_broken(
 
     monkeypatch.setattr(soaking, "run", run)
     monkeypatch.setattr("sys.argv", ["soak", "--faults", "60", "--seed", "4", "--batch"])
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")  # as in the process that the command starts
     assert soaking.main() == broken
     gc.unfreeze()
     shown = capsys.readouterr().out
     assert ("  no code is lost: order 7\n" in shown) is broken
     assert "delay, s: p95" in shown
+
+
+def test_what_is_held_is_counted_to_the_byte() -> None:
+    """A hoard of 3 MB shows, in a process whose allocator counts, and what is given back does not."""
+    program = """
+from tests.soak import _held, _resident
+print(_held() != _resident())
+before = _held()
+hoard = [bytes(300) for _ in range(10_000)]
+print(_held() - before)
+del hoard
+print(_held() - before)
+"""
+    environment = os.environ | {"PYTHONMALLOC": "malloc"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, env=environment)
+    counted, hoarded, given_back = ran.stdout.split()
+    assert counted == "True"
+    assert 3_000_000 < int(hoarded) < 4_000_000
+    assert int(given_back) < 100_000
 
 
 def test_a_run_is_in_virtual_time() -> None:
@@ -379,3 +400,12 @@ async def test_looks_are_a_second_apart_although_the_first_had_to_wait_for_a_con
     gaps = [later - earlier for earlier, later in pairwise(second.looks)]
     assert len(gaps) > 3
     assert min(gaps) >= 0.99
+
+
+async def test_a_batch_gets_through_an_outage_in_which_refusals_take_no_time() -> None:
+    found, now = Found(), anyio.current_time()
+    wave = soaking.Wave(Setup(orders=3, faults=0, batch=True, draw=soon), found, range(3), random.Random(1))  # noqa: S311 - orders, not secrets
+    wave.outages = [soaking.Outage(now, now + 60, "5xx with a reason")]
+    await wave.run()
+    assert 50 <= found.struck["outage: 5xx with a reason"] <= 61  # one a second
+    assert (found.counts["orders"], found.broken) == (3, {})

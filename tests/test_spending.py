@@ -298,7 +298,7 @@ async def test_every_failure_of_a_transport_of_the_callers_is_of_unknown_outcome
 @spending
 @asyncio_only
 async def test_aiohttp_that_calls_a_lost_reply_a_connect_timeout_is_not_believed(spend: Spend) -> None:
-    import httpx_aiohttp
+    httpx_aiohttp = pytest.importorskip("httpx_aiohttp", reason="aiohttp is an extra")
 
     async with serve(closes) as server, httpx_aiohttp.AiohttpTransport() as transport:
         async with client_of(server.url, transport=transport) as client:

@@ -692,6 +692,25 @@ async def test_a_bad_certificate_names_the_local_date_and_is_not_repeated(tmp_pa
         assert type(caught.value) is TransportError
 
 
+async def test_a_context_of_the_callers_own_says_whom_to_trust(tmp_path: Path) -> None:
+    async def script(stream: TLSStream, _: int) -> None:
+        await stream.send(json_reply({"balance": 7}))
+
+    async with serve_tls(tmp_path, script) as (url, requests):
+        async with client_of(url) as client:
+            with pytest.raises(TransportError, match="certificate"):
+                await client.get_balance()
+        async with client_of(url, ssl_context=ssl.create_default_context(cafile=tmp_path / "server.pem")) as client:
+            assert await client.get_balance() == 7
+        assert len(requests) == 1
+
+
+@pytest.mark.parametrize("wrong", [True, False, "authority.pem", 7])
+def test_a_context_is_an_ssl_context_and_nothing_that_turns_the_check_off(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"ssl_context must be an ssl\.SSLContext"):
+        Client(ssl_context=wrong)
+
+
 @pytest.mark.parametrize("fault", ["closes", "cuts", "hangs"])
 async def test_a_read_over_tls_is_repeated_after_a_fault(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(stream: TLSStream, number: int) -> None:

@@ -49,3 +49,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.jumped
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's own signature
+        """Wait for threads as long as they take: from Python 3.12 on there is a limit of 300 s, and this clock would jump over it."""
+        del timeout
+        await super().shutdown_default_executor()

@@ -76,7 +76,8 @@ def _wrongs_of(row: Row, tests: list[tuple[str, set[str]]]) -> list[str]:
 
 
 def test_the_catalogue_is_what_is_tested() -> None:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "-p", "no:cacheprovider", str(HERE)]
+    others = ("-p", "no:asyncio", "-p", "no:trio", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", *others, str(HERE)]
     collected = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False, timeout=300)
     assert collected.returncode == 0, collected.stdout
     assert wrongs(rows_of((HERE / "README.md").read_text(encoding="utf-8")), collected.stdout.splitlines()) == []

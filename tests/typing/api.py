@@ -3,6 +3,7 @@
 ``assert_type`` fails the check when a type is another one, and ``# type: ignore`` on a line without an error does too.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any, assert_type
@@ -11,8 +12,10 @@ import httpx
 
 from sms4sats_async import (
     BatchWatcher,
+    CancelRefused,
     Client,
     Country,
+    Exchange,
     Funding,
     History,
     Order,
@@ -20,6 +23,7 @@ from sms4sats_async import (
     OrderExpired,
     OrderKind,
     OrderStatus,
+    OrderUnresolved,
     OrderWatcher,
     Outcome,
     PayingWatcher,
@@ -58,6 +62,7 @@ async def calls() -> None:
         assert_type(history, History)
         assert_type(history.fundings, list[Funding])
         assert_type(client.orphaned_orders, list[Order])
+        assert_type(client.in_flight, int)
         await client.create_order(187)  # type: ignore[call-arg]
         await client.create_order(187, "tg", True)  # type: ignore[call-arg]
         await client.get_order_status(order)  # type: ignore[arg-type]
@@ -128,6 +133,8 @@ async def paying(client: Client, order: Order, wallet: Wallet) -> None:
 def errors(error: OrderError) -> None:
     assert_type(error.order_id, str | None)
     assert_type(error.status, OrderStatus | None)
+    if isinstance(error, OrderExpired | OrderUnresolved | CancelRefused):  # of an order that was watched: watch it again by its id
+        assert_type(error.order_id, str)
     if isinstance(error, OrderExpired):
         assert_type(error.cancelled, bool)
         assert_type(error.reason, str | None)
@@ -136,6 +143,25 @@ def errors(error: OrderError) -> None:
     if isinstance(error, PriceTooHigh):
         assert_type(error.order, Order | None)
         assert_type(error.price_sats, int | None)
+
+
+def seen(exchange: Exchange) -> None:
+    assert_type(exchange.path, str)
+    assert_type(exchange.status_code, int | None)
+    assert_type(exchange.failure, str | None)
+    assert_type(exchange.seconds, float)
+
+
+def made(context: ssl.SSLContext) -> None:
+    Client(on_exchange=seen, ssl_context=context)
+    Client(on_exchange=lambda exchange: print(exchange.order))
+    Client(ssl_context=False)  # type: ignore[arg-type]
+    Client(on_exchange=len)  # type: ignore[arg-type]
+
+
+def stored(status: OrderStatus) -> None:
+    assert_type(status.to_dict(), dict[str, Any])
+    assert_type(OrderStatus.from_dict(status.to_dict()), OrderStatus)
 
 
 def called(payload: object) -> None:
