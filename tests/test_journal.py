@@ -842,17 +842,21 @@ def test_one_that_cannot_be_asked_is_taken_to_be_alive(path: Path) -> None:
 def test_a_fork_does_not_keep_its_parent_alive(path: Path) -> None:
     life = Life(path)
     asking, answer = os.pipe()
+    telling, told = os.pipe()
     child = os.fork()
     if not child:
         os.close(answer)
+        os.write(told, b"I am")
         os.read(asking, 1)  # until the test is over
         os._exit(0)
     os.close(asking)
     try:
+        os.read(telling, 4)
         os.close(life._descriptor)  # as the system does when a process ends, whatever has ended it
         assert not lives(path, life.name)
     finally:
-        os.close(answer)
+        for descriptor in (answer, telling, told):
+            os.close(descriptor)
         os.waitpid(child, 0)
 
 
