@@ -331,7 +331,11 @@ class _Writer:
         soon: Callable[[Callable[[], None]], object] = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon  # of asyncio, trio
         asked.tell = lambda: soon(done.set)
         self._hand_over(asked)
-        await done.wait()
+        _loops_that_wait.append(loop)
+        try:
+            await done.wait()
+        finally:
+            _loops_that_wait.remove(loop)
         if asked.problem is not None:
             raise JournalError(asked.problem)
         return cast("T", asked.result)  # there was no problem, so there is a T
@@ -463,6 +467,15 @@ class _Writer:
 
 def _last() -> _Asked[None]:
     return _Asked(lambda _: None, writes=False, last=True)
+
+
+_loops_that_wait: list[object] = []
+"""One for each task that waits for a journal."""
+
+
+def is_awaited_in(loop: object) -> bool:
+    """Does a task wait for a journal in this loop of asyncio, or run of trio (its token)? A clock of tests must not jump then."""
+    return loop in _loops_that_wait
 
 
 _writers: weakref.WeakSet[_Writer] = weakref.WeakSet()

@@ -2511,6 +2511,22 @@ _TESTING = [
         ("test_testing.py::test_a_limiter_of_ones_own_makes_no_difference",),
     ),
     Variant(
+        "time-jumps-away-from-a-journal",
+        "while a `Journal` is waited for, it stands still",
+        "testing/on_asyncio.py",
+        "journal_answers = is_awaited_in(self._loop)",
+        "journal_answers = False",
+        ("test_testing.py::test_time_stands_still_while_a_journal_is_waited_for",),
+    ),
+    Variant(
+        "trios-time-jumps-away-from-a-journal",
+        "while a `Journal` is waited for, it stands still",
+        "testing/on_trio.py",
+        "if is_awaited_in(self._token):",
+        "if False:",
+        ("test_testing.py::test_time_stands_still_while_a_journal_is_waited_for",),
+    ),
+    Variant(
         "time-jumps-away-from-asyncios-threads",
         "While a thread of `asyncio.to_thread`, `run_in_executor`,",
         "testing/on_asyncio.py",

@@ -207,7 +207,7 @@ class Judge:
         tell: gets a line of how it goes, after each ``every`` kills.
     """
 
-    def __init__(self, place: Path, dice: random.Random, tell: Callable[[str], None] = str, every: int = 50) -> None:
+    def __init__(self, place: Path, dice: random.Random, tell: Callable[[str], object] = str, every: int = 50) -> None:
         self._place = place
         self._dice = dice
         self._tell, self._every = tell, every

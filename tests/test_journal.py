@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from sms4sats_async import (
     APIError,
@@ -35,11 +36,13 @@ from sms4sats_async import (
 from sms4sats_async.book import APPLICATION_ID, FORMAT, Book
 from sms4sats_async.lease import Life, lives
 from sms4sats_async.sandbox import Sandbox, Timeline
+from sms4sats_async.testing import Clock
 from tests.servers import Reply, SeenRequest, json_reply, serve
 
 KEY = "journal-key"
 QUICK = Timeline(paid_after=5, number_after=10, code_after=40, code="004217")
 PLACED = {"status": "OK", "orderId": "a" * 32, "payreq": "paid"}
+pytestmark = pytest.mark.usefixtures("sms4sats_clock")  # which stands still while the disk is waited for
 
 
 @pytest.fixture
@@ -215,7 +218,6 @@ async def test_an_id_that_could_be_read_of_a_lost_reply_is_in_the_journal(path: 
         assert await journal.unresolved() == []
 
 
-@pytest.mark.real_time
 @pytest.mark.parametrize("native", [False, True])
 async def test_an_order_whose_caller_was_cancelled_is_in_the_journal(path: Path, native: bool, anyio_backend_name: str) -> None:
     asked, go = anyio.Event(), anyio.Event()
@@ -298,7 +300,8 @@ async def test_only_its_owner_can_read_it(path: Path) -> None:
     assert len(modes) == 4
 
 
-async def test_an_order_takes_less_than_a_kibibyte(path: Path) -> None:
+async def test_an_order_takes_less_than_a_kibibyte(path: Path, sms4sats_clock: Clock) -> None:
+    sms4sats_clock.patience = 0  # nobody else has anything to say
     async with desk(path, Sandbox(timeline=QUICK)) as (journal, client):
         orders = [await client.create_order(187, "tg") for _ in range(200)]
         async with BatchWatcher(client, orders) as batch:
@@ -623,7 +626,6 @@ async def test_a_machine_without_threads_orders_nothing_and_loses_no_code(path: 
 # --- its thread ------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.real_time
 async def test_whoever_asks_while_it_is_being_closed_is_answered(path: Path) -> None:
     journal = Journal(path)
     await journal.take("nobody's")
@@ -631,10 +633,11 @@ async def test_whoever_asks_while_it_is_being_closed_is_answered(path: Path) -> 
         async with anyio.create_task_group() as tasks:
             with locked(path):
                 tasks.start_soon(journal.aclose)
-                await anyio.sleep(0.1)  # it waits for the file, to let go of what it answers for
+                await checkpoint()
+                await really(journal._writer._works.empty)  # it waits for the file, to let go of what it answers for
                 tasks.start_soon(journal.entries)
                 journal.watched(Order("a" * 32), bare=True)
-                await anyio.sleep(0.1)
+                await checkpoint()
         assert [entry.order.id for entry in await journal.entries()] == ["a" * 32]
         await journal.aclose()
 
@@ -756,15 +759,13 @@ async def test_the_end_of_an_order_is_open_again_when_its_process_died_before_an
         assert (await entry_of(journal, order)).end is None
 
 
-@pytest.mark.real_time
 async def test_the_last_codes_before_a_crash_come_again(path: Path) -> None:
-    sandbox = Sandbox(timeline=QUICK, speed=1000)
     journal = Journal(path)
-    async with Client(transport=sandbox.transport(), journal=journal) as client:
+    async with Client(transport=Sandbox(timeline=QUICK).transport(), journal=journal) as client:
         order = await client.create_order(187, "tg")
-        await anyio.sleep(0.1)
         await OrderWatcher(client, order).code()
-        await anyio.sleep(0.2)
+        await journal.find(order.id)
+        await journal.prune(0)  # with what is written, all is settled that is due
         assert await journal.open_orders() == []
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("update entries set owner = 'dead' where owner is not null")  # as it would be, had the process died just now

@@ -30,7 +30,7 @@ from tests.faults.service import Held, Service, lies, resets
 from tests.test_journal import entry_of
 
 KEY = "recovery-key"
-pytestmark = pytest.mark.real_time  # a virtual clock would run on while the disk is waited for
+pytestmark = pytest.mark.usefixtures("sms4sats_clock")  # which stands still while the disk is waited for
 
 
 @pytest.fixture

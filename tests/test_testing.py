@@ -5,11 +5,14 @@ import importlib.util
 import math
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -21,6 +24,7 @@ from sms4sats_async import (
     CancelRefused,
     Client,
     DecodeError,
+    Journal,
     Order,
     OrderExpired,
     OrderFailed,
@@ -154,6 +158,44 @@ def test_a_limiter_of_ones_own_makes_no_difference(backend: str) -> None:
         assert clock.now == pytest.approx(5.05, abs=0.2)
 
     run(backend, main)
+
+
+@on_both
+def test_time_stands_still_while_a_journal_is_waited_for(backend: str, tmp_path: Path) -> None:
+    async def main(clock: Clock) -> None:
+        seen: list[float] = []
+
+        async def write() -> None:
+            await anyio.sleep(10)
+            with locked_for_a_moment(path):
+                await journal.keep("name", 1)
+            seen.append(clock.now)
+
+        async with Journal(path) as journal, anyio.create_task_group() as tasks:
+            tasks.start_soon(write)
+            with anyio.move_on_after(10.001):  # not even so much passes
+                await anyio.sleep(math.inf)
+            assert seen == [10]
+            tasks.start_soon(write)
+            await clock.move(10)  # whoever has something to do at that moment does it, also with a journal
+            assert seen == [10, 20.001]
+
+    path = tmp_path / "orders.db"
+    run(backend, main)
+
+
+@contextmanager
+def locked_for_a_moment(path: Path) -> Iterator[None]:
+    """A file that another program has for itself for 50 ms."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.execute("begin immediate")
+    release = threading.Timer(0.05, db.execute, ["rollback"])
+    release.start()
+    try:
+        yield
+    finally:
+        release.join()
+        db.close()
 
 
 def test_time_does_not_jump_away_while_asyncios_own_threads_work() -> None:
