@@ -195,8 +195,7 @@ class Book:
                     self._db.execute("rollback")
                 raise
         for order_id in settled:
-            if self._ended[order_id] <= now:  # else it has ended once more
-                del self._ended[order_id]
+            del self._ended[order_id]
         return failed
 
     def read(self, work: Callable[[], T]) -> T:

@@ -102,5 +102,5 @@ def _in_fork() -> None:
         life.forked()
 
 
-if sys.platform != "win32":
+if sys.platform != "win32":  # pragma: no branch - it has no forks
     os.register_at_fork(after_in_child=_in_fork)

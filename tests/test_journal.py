@@ -37,11 +37,13 @@ from sms4sats_async.book import APPLICATION_ID, FORMAT, Book
 from sms4sats_async.lease import Life, lives
 from sms4sats_async.sandbox import Sandbox, Timeline
 from sms4sats_async.testing import Clock
+from tests.conftest import HAS_TRIO
 from tests.servers import Reply, SeenRequest, json_reply, serve
 
 KEY = "journal-key"
 QUICK = Timeline(paid_after=5, number_after=10, code_after=40, code="004217")
 PLACED = {"status": "OK", "orderId": "a" * 32, "payreq": "paid"}
+BACKENDS = ["asyncio", "trio"] if HAS_TRIO else ["asyncio"]
 pytestmark = pytest.mark.usefixtures("sms4sats_clock")  # which stands still while the disk is waited for
 
 
@@ -453,18 +455,23 @@ async def test_a_call_through_a_journal_that_cannot_be_opened_is_not_sent(path: 
 
 
 @contextmanager
-def full(path: Path) -> Iterator[None]:
-    """No process can write any more to the file: for this one the disk is full (a limit of the file's size, without its signal)."""
-    import resource
-    import signal
+def spoilt(path: Path) -> Iterator[None]:
+    """All but the first page of the file is lost for a while."""
 
-    before, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    def write() -> None:  # whoever has pages in memory reads them again
+        db.execute("insert or replace into facts values ('other', 0)")
+        db.execute("pragma wal_checkpoint(truncate)")
+
+    db = sqlite3.connect(path, isolation_level=None)
+    write()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
+        path.write_bytes(whole)
+        write()
+        db.close()
 
 
 @contextmanager
@@ -488,7 +495,7 @@ def replaced(path: Path) -> Iterator[None]:
         moved.replace(path)
 
 
-FAILURES = {"full": full, "locked": locked, "gone": gone, "replaced": replaced}
+FAILURES = {"locked": locked, "spoilt": spoilt, "gone": gone, "replaced": replaced}
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -520,18 +527,72 @@ async def test_where_the_disk_fails_nothing_is_ordered_and_every_code_comes(
         assert order.id not in caplog.text
 
 
+FULL = """if True:
+    import sys
+    from contextlib import suppress
+    from pathlib import Path
+    import anyio
+    from sms4sats_async import Client, Journal, JournalError, OrderWatcher
+    from sms4sats_async.sandbox import Sandbox
+
+    async def main():
+        sandbox = Sandbox(accounts={"key": 100_000})
+        journal = Journal("orders.db")
+        async with journal, Client(transport=sandbox.transport(), api_key="key", journal=journal) as client:
+            order = await client.create_order(187, "tg", immediate=True)
+            sandbox.deliver(order.id, "004217")
+            filler = Path("filler").open("wb", buffering=0)
+            with suppress(OSError):
+                while True:
+                    filler.write(b"x" * 4096)
+            for immediate in (True, False):
+                try:
+                    await client.create_order(187, "tg", immediate=immediate)
+                except JournalError as error:
+                    print(error)
+            assert await OrderWatcher(client, order).code() == "004217"
+            try:
+                async with Journal("other.db"):
+                    raise AssertionError
+            except JournalError as error:
+                print(error)
+            assert (await journal.find(order.id)).end is None
+            filler.truncate(0)
+            await client.create_order(187, "tg", immediate=True)
+            assert (await journal.find(order.id)).end == "code"
+        assert [call.path for call in sandbox.calls].count("/createorder") == 2
+
+    anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, to mount a disk")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_on_a_full_disk_nothing_is_ordered_and_every_code_comes(tmp_path: Path, backend: str) -> None:
+    """A disk of its own, in memory: whoever may do so in a namespace of their own can mount one."""
+    mount = 'mount -t tmpfs -o size=256k none "$0" && cd "$0" && exec "$@"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, str(tmp_path), sys.executable, "-c", FULL, backend]
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        *["journal orders.db: it cannot be written: the disk is full"] * 2,
+        "journal other.db: it cannot be used: the disk is full",
+    ]
+    assert "orders are watched all the same" in done.stderr
+
+
 async def test_an_order_is_handed_over_where_the_disk_fails_after_its_call_was_sent(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    full_disk = full(path)
+    disk = gone(path)
     told: list[Order] = []
 
     async def answer(request: SeenRequest, reply: Reply) -> None:
-        full_disk.__enter__()
+        disk.__enter__()
         await reply.json(PLACED)
 
     async with serve(answer) as server, Journal(path) as journal:
         async with Client(base_url=server.url, api_key=KEY, journal=journal, on_order=told.append) as client:
             order = await client.create_order(187, "tg", immediate=True)
-        full_disk.__exit__(None, None, None)
+        disk.__exit__(None, None, None)
     assert told == [order]
     assert "was placed, and is not in the journal" in caplog.text
     async with Journal(path) as journal:
@@ -542,17 +603,17 @@ async def test_an_order_is_handed_over_where_the_disk_fails_after_its_call_was_s
 async def test_a_call_of_unknown_outcome_stays_unresolved_where_the_disk_fails_meanwhile(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    full_disk = full(path)
+    disk = gone(path)
 
     async def answer(request: SeenRequest, reply: Reply) -> None:
-        full_disk.__enter__()
+        disk.__enter__()
         await reply.reset()
 
     async with serve(answer) as server, Journal(path) as journal:
         async with Client(base_url=server.url, api_key=KEY, journal=journal) as client:
             with pytest.raises(OutcomeUnknown):
                 await client.create_order(187, "tg", immediate=True)
-        full_disk.__exit__(None, None, None)
+        disk.__exit__(None, None, None)
     assert "an order of unknown outcome" in caplog.text
     async with Journal(path) as journal:
         assert len(await journal.unresolved()) == 1
@@ -788,15 +849,14 @@ def test_a_life_ends_with_its_process(path: Path) -> None:
     assert lives(path, life.name)
     life.end()
     assert not lives(path, life.name)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(writing, Life(path).name.encode())
+    program = """if True:
+        import os
+        from pathlib import Path
+        from sms4sats_async.lease import Life
+        print(Life(Path("orders.db")).name, flush=True)
         os._exit(0)
-    os.waitpid(child, 0)
-    name = os.read(reading, 16).decode()
-    os.close(reading)
-    os.close(writing)
+    """
+    name = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=path.parent, stdout=subprocess.PIPE).stdout.decode()[:-1]
     left = path.with_name(f"orders.db-{name}.live")
     assert left.exists()
     assert not lives(path, name)
@@ -839,37 +899,50 @@ def test_one_that_cannot_be_asked_is_taken_to_be_alive(path: Path) -> None:
     assert lives(path, "0123456789abcdef")
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # from 3.12 on: it has threads
 def test_a_fork_does_not_keep_its_parent_alive(path: Path) -> None:
-    life = Life(path)
-    asking, answer = os.pipe()
-    telling, told = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(answer)
-        os.write(told, b"I am")
-        os.read(asking, 1)  # until the test is over
-        os._exit(0)
-    os.close(asking)
-    try:
-        os.read(telling, 4)
-        os.close(life._descriptor)  # as the system does when a process ends, whatever has ended it
-        assert not lives(path, life.name)
-    finally:
-        for descriptor in (answer, telling, told):
-            os.close(descriptor)
-        os.waitpid(child, 0)
+    program = """if True:
+        import os, sys
+        from pathlib import Path
+        from sms4sats_async.lease import Life
+        life = Life(Path("orders.db"))
+        if os.fork():
+            os._exit(0)
+        print(life.name, flush=True)
+        sys.stdin.read()  # until the test is over
+    """
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=path.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        name = parent.stdout.readline()[:-1]
+        assert parent.wait(60) == 0
+        assert not lives(path, name)
+        parent.stdin.close()
+        assert parent.stdout.read() == ""  # the fork has ended as well
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # from 3.12 on: it has threads
-def test_a_fork_has_a_writer_of_its_own(path: Path) -> None:
-    journal = Journal(path)
-    anyio.run(journal.open_orders)
-    child = os.fork()
-    if not child:
-        os._exit(anyio.run(journal.open_orders) != [])
-    assert os.waitpid(child, 0)[1] == 0
-    anyio.run(journal.aclose)
+def test_a_fork_has_a_writer_of_its_own_and_leaves_its_parents_alone(path: Path) -> None:
+    program = """if True:
+        import os, sys, warnings
+        import anyio
+        from sms4sats_async import Journal, Order
+        warnings.simplefilter("ignore")  # from 3.12 on: it has threads
+        journal, closed = Journal("orders.db"), Journal("other.db")
+        anyio.run(journal.open_orders)
+        journal.watched(Order("a" * 32), bare=True)
+        child = os.fork()
+        if not child:
+            journal.watched(Order("b" * 32), bare=True)
+            anyio.run(journal.aclose)
+            sys.exit()
+        assert os.waitpid(child, 0)[1] == 0
+        for entry in anyio.run(journal.entries):
+            print(entry.order.id[0], entry.watched)
+    """
+    done = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=path.parent, stdout=subprocess.PIPE, text=True)
+    assert sorted(done.stdout.splitlines()) == ["a True", "b False"]
+    assert sorted(on_disk(path, "id, owner")) == [("a" * 32, None), ("b" * 32, None)]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["orders.db"]
 
 
 # --- the file's format -----------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
 from sms4sats_async import (
@@ -316,6 +317,23 @@ async def test_whoever_is_cancelled_gets_no_group(path: Path) -> None:
         with anyio.move_on_after(0.1) as scope:
             await reconcile(client, journal)
         assert scope.cancelled_caught
+
+
+class Interrupted(BaseException):
+    """What ``KeyboardInterrupt`` is to a library: no ``Exception``."""
+
+
+class Interrupting(httpx.AsyncBaseTransport):
+    """Raises that, wherever it is."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise Interrupted
+
+
+async def test_what_is_louder_than_a_cancel_comes_in_no_group_either(path: Path) -> None:
+    async with after_a_crash(path, Service()) as (journal, _, _), Client(transport=Interrupting()) as client:
+        with pytest.raises(Interrupted):
+            await reconcile(client, journal)
 
 
 # --- reconcile: the balance ------------------------------------------------------------------------------------------------------------
