@@ -436,6 +436,9 @@ class Client:
         try:
             await sheltered(write, grace=JOURNAL_GRACE)
         except BaseException:
+            if salvaged is not None:  # the error that has its id is not raised any more
+                placed.append(salvaged)
+                self._tell(salvaged)
             if failure is None or isinstance(failure, Exception):  # else that is raised, and says the same
                 raise
         if failure is not None:

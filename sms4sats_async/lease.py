@@ -14,7 +14,8 @@ from pathlib import Path
 if sys.platform == "win32":  # pragma: no cover - the same by another name
     import msvcrt
 
-    def _lock(descriptor: int) -> bool:
+    def _lock(descriptor: int, *, shared: bool = False) -> bool:  # there are no shared ones
+        del shared
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -24,9 +25,9 @@ if sys.platform == "win32":  # pragma: no cover - the same by another name
 else:
     import fcntl
 
-    def _lock(descriptor: int) -> bool:
+    def _lock(descriptor: int, *, shared: bool = False) -> bool:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -81,7 +82,7 @@ def lives(beside: Path, name: str) -> bool:
     except OSError:
         return True
     try:
-        if not _lock(descriptor):
+        if not _lock(descriptor, shared=True):  # several may ask at once, and none takes another for the one who lives
             return True
         with suppress(OSError):
             file.unlink()
