@@ -1,5 +1,6 @@
 """The journal: what is in it and when, what it does where the disk fails, and who answers for an order."""
 
+import functools
 import gc
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
 from sms4sats_async import (
     APIError,
@@ -34,6 +35,7 @@ from sms4sats_async import (
     TransportError,
 )
 from sms4sats_async.book import APPLICATION_ID, FORMAT, Book
+from sms4sats_async.journal import is_awaited_in
 from sms4sats_async.lease import Life, lives
 from sms4sats_async.sandbox import Sandbox, Timeline
 from sms4sats_async.testing import Clock
@@ -261,6 +263,28 @@ async def test_an_order_whose_caller_was_cancelled_is_in_the_journal(path: Path,
             assert told == client.orphaned_orders
         (entry,) = await journal.open_entries()
         assert (entry.order.id, entry.watched) == (PLACED["orderId"], False)  # nobody has it: the next one may take it up
+
+
+async def test_an_id_of_a_lost_reply_is_not_lost_with_a_caller_who_is_cancelled_while_it_is_written(path: Path) -> None:
+    asked, told, other_program, whole = anyio.Event(), list[Order](), locked(path), json_reply(PLACED)
+
+    async def answer(request: SeenRequest, reply: Reply) -> None:
+        other_program.__enter__()
+        await reply.cut(whole, len(whole) - 3)
+        asked.set()
+
+    async with serve(answer) as server, Journal(path) as journal:
+        async with Client(base_url=server.url, api_key=KEY, journal=journal, on_order=told.append) as client:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(functools.partial(client.create_order, 187, "tg", immediate=True))
+                await asked.wait()
+                await really(functools.partial(is_awaited_in, current_token().native_token))
+                tasks.cancel_scope.cancel()
+                other_program.__exit__(None, None, None)
+            assert [order.id for order in client.orphaned_orders] == [PLACED["orderId"]]
+            assert told == client.orphaned_orders
+        (entry,) = await journal.open_entries()
+        assert (entry.order.id, entry.watched) == (PLACED["orderId"], False)
 
 
 async def test_whoever_is_cancelled_before_the_intent_is_on_disk_sends_nothing_and_leaves_nothing(path: Path) -> None:
