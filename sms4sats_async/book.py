@@ -65,7 +65,7 @@ pragma user_version = {FORMAT};
 _GROUNDS = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_READONLY: "it cannot be written to",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_CANTOPEN: "it, or a file beside it, cannot be opened",
     sqlite3.SQLITE_BUSY: "another process has locked it",
     sqlite3.SQLITE_LOCKED: "another process has locked it",
     sqlite3.SQLITE_CORRUPT: "it is damaged",
@@ -98,7 +98,7 @@ class Book:
             self._file = self._path.stat()
             db = sqlite3.connect(self._path, timeout=busy_timeout, isolation_level=None)
             try:
-                self._prepare(db)
+                self._prepare(db, busy_timeout)
                 self._life = Life(self._path)
             except BaseException:
                 db.close()
@@ -119,7 +119,7 @@ class Book:
             if mode & 0o077 and sys.platform != "win32":
                 self._path.chmod(0o600)  # -wal and -shm get the mode of the file
 
-    def _prepare(self, db: sqlite3.Connection) -> None:
+    def _prepare(self, db: sqlite3.Connection, busy_timeout: float) -> None:
         """Make the tables, or see whether they are ours, whole, and can be written to."""
 
         def ask(what: str) -> Any:
@@ -130,7 +130,7 @@ class Book:
             raise JournalError(f"{self}: it is a database of something else")
         if ask("user_version") > FORMAT:
             raise JournalError(f"{self}: it is of a later version of this package (format {ask('user_version')}; this one knows {FORMAT})")
-        db.execute("pragma journal_mode = wal")
+        _use_wal(db, busy_timeout)
         db.execute("pragma synchronous = full")
         if ask("quick_check(1)") != "ok":
             raise JournalError(f"{self}: it is damaged")
@@ -390,6 +390,20 @@ class Book:
 
 _COLUMNS = ("row", "state", "at", "id", "document", "price", "prepaid", "owner", "paid", "number", "code", "cancel", "end", "ended")
 _ROW, _STATE, _AT, _ID, _DOCUMENT, _PRICE, _PREPAID, _OWNER, _PAID, _NUMBER, _CODE, _CANCEL, _END, _ENDED = range(len(_COLUMNS))
+
+
+def _use_wal(db: sqlite3.Connection, busy_timeout: float) -> None:
+    """Make a new file one with a log. Where others do so at the same moment SQLite does not wait for them, whatever its time-out."""
+    until = time.monotonic() + busy_timeout
+    while True:
+        try:
+            db.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _intent(row: tuple[Any, ...]) -> Intent:

@@ -454,8 +454,30 @@ def locked(path: Path) -> Iterator[None]:
         db.close()
 
 
-async def test_a_file_that_another_program_has_locked_is_told(path: Path) -> None:
-    make(path)
+@contextmanager
+def locked_for_a_moment(path: Path) -> Iterator[None]:
+    """A file that another program has for itself for 50 ms."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.execute("begin immediate")
+    release = threading.Timer(0.05, db.execute, ["rollback"])
+    release.start()
+    try:
+        yield
+    finally:
+        release.join()
+        db.close()
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_file_that_another_program_has_locked_is_waited_for(path: Path, new: bool) -> None:
+    path.touch() if new else make(path)  # SQLite itself does not wait for whoever makes a file at the same moment
+    with locked_for_a_moment(path):
+        make(path)
+
+
+@pytest.mark.parametrize("new", [False, True])
+async def test_a_file_that_another_program_has_locked_for_long_is_told(path: Path, new: bool) -> None:
+    path.touch() if new else make(path)
     with locked(path), pytest.raises(JournalError, match="another process has locked it"):
         async with Journal(path, busy_timeout=0.1):
             raise AssertionError("it has opened")

@@ -5,13 +5,11 @@ import importlib.util
 import math
 import re
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +39,7 @@ from sms4sats_async.testing import Clock, PaymentReturned, RealTimeError, Script
 from sms4sats_async.testing.clock import PATIENCE
 from sms4sats_async.testing.sandbox import API_KEY, BALANCE_SATS
 from sms4sats_async.testing.scripts import WORDS, Words
+from tests.test_journal import locked_for_a_moment
 
 T = TypeVar("T")
 
@@ -182,20 +181,6 @@ def test_time_stands_still_while_a_journal_is_waited_for(backend: str, tmp_path:
 
     path = tmp_path / "orders.db"
     run(backend, main)
-
-
-@contextmanager
-def locked_for_a_moment(path: Path) -> Iterator[None]:
-    """A file that another program has for itself for 50 ms."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    db.execute("begin immediate")
-    release = threading.Timer(0.05, db.execute, ["rollback"])
-    release.start()
-    try:
-        yield
-    finally:
-        release.join()
-        db.close()
 
 
 def test_time_does_not_jump_away_while_asyncios_own_threads_work() -> None:
