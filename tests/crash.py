@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -57,14 +58,14 @@ class Job:
     """What a process is to do.
 
     Attributes:
-        first: the number of its first call; ``None`` for one that only goes on with what there is.
+        first: the number of its first call.
         codes: where it writes down each code that it has.
     """
 
     url: str
     journal: str
     codes: str
-    first: int | None
+    first: int
     backend: str
 
 
@@ -81,7 +82,7 @@ class Program:
         async with journal, client, anyio.create_task_group() as tasks:
             tasks.cancel_scope.deadline = anyio.current_time() + PATIENCE
             tasks.start_soon(self._go_on, client, journal)
-            for number in range(CALLS if self._job.first is not None else 0):
+            for number in range(CALLS):
                 tasks.start_soon(self._buy, client, number)
 
     async def _go_on(self, client: Client, journal: Journal) -> None:
@@ -91,8 +92,8 @@ class Program:
                     self._write(outcome.order, outcome.code)
 
     async def _buy(self, client: Client, number: int) -> None:
-        call = (self._job.first or 0) + number
-        try:
+        call = self._job.first + number
+        with suppress(Sms4SatsError):  # the journal has what is to be known of it
             if number == 0:
                 order = await client.create_order(call, "tg", ref=f"{call}")
                 await self._pay(order)
@@ -100,8 +101,6 @@ class Program:
                 order = await client.create_order(call, "tg", ref=f"{call}", immediate=True, max_sats=5000)
             async with OrderWatcher(client, order, poll_interval=1) as watcher:
                 self._write(order, await watcher.code())
-        except Sms4SatsError:
-            pass  # the journal has what is to be known of it
 
     async def _pay(self, order: Order) -> None:
         host, _, port = self._job.url.removeprefix("http://").partition(":")
@@ -114,19 +113,18 @@ class Program:
 
 
 def fork() -> None:
-    """Begin a process for each job that comes by standard input, and tell its number, and how it has ended."""
+    """Begin a process for each job that comes by standard input, and tell its number, that it is stopped, and how it has ended."""
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            code = 1
-            try:
-                job = Job(**json.loads(line))
-                anyio.run(Program(job).run, backend=job.backend)
-                code = 0
-            finally:
-                os._exit(code)  # never back into the loop of its parent
+            job = Job(**json.loads(line))
+            sys.exit(anyio.run(Program(job).run, backend=job.backend))
         print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        status = os.waitpid(child, os.WUNTRACED)[1]
+        if os.WIFSTOPPED(status):
+            print("stopped", flush=True)
+            status = os.waitpid(child, 0)[1]
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 class Forker:
@@ -135,39 +133,40 @@ class Forker:
     async def __aenter__(self) -> Self:
         command = [sys.executable, "-m", "tests.crash", "--fork"]
         self._process: Process = await anyio.open_process(command, stderr=None, start_new_session=True)  # a Ctrl-C is for the judge
-        self._child: int | None = None
         assert self._process.stdout is not None
         self._told = TextReceiveStream(self._process.stdout)
         self._unread = ""
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._child is not None:
-            os.kill(self._child, signal.SIGKILL)
-        self._process.kill()
-        await self._process.aclose()
+        if error is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.aclose()  # which ends it: nothing comes by its standard input any more
 
-    async def begin(self, job: Job) -> int:
-        """Begin a process, and return its number."""
+    async def begin(self, job: Job) -> None:
+        """Begin a process."""
         assert self._process.stdin is not None
         await self._process.stdin.send(json.dumps(vars(job)).encode() + b"\n")
         self._child = int(await self._line())
-        return self._child
+
+    async def stop(self) -> None:
+        """Stop it, with all of its threads."""
+        os.kill(self._child, signal.SIGSTOP)
+        assert await self._line() == "stopped"
+
+    async def kill(self) -> None:
+        """Kill it."""
+        os.kill(self._child, signal.SIGKILL)
+        assert await self.end() == -signal.SIGKILL
 
     async def end(self) -> int:
-        """How it has ended.
-
-        Raises:
-            TimeoutError: it has not, and never will.
-        """
-        with anyio.fail_after(PATIENCE):
-            ended = int(await self._line())
-        self._child = None
-        return ended
+        """How it has ended."""
+        return int(await self._line())
 
     async def _line(self) -> str:
-        while "\n" not in self._unread:
-            self._unread += await self._told.receive()
+        with anyio.fail_after(PATIENCE):
+            while "\n" not in self._unread:
+                self._unread += await self._told.receive()
         line, _, self._unread = self._unread.partition("\n")
         return line
 
@@ -177,14 +176,13 @@ class Forker:
 
 @dataclass
 class Verdict:
-    """What came of it. All but the first five lists and figures should be empty."""
+    """What came of it. The lists should be empty."""
 
     kills: int = 0
     charged: int = 0
     with_id: int = 0
     unresolved: int = 0
     codes: int = 0
-    copies: int = 0
     forgotten: list[str] = field(default_factory=list)
     """Orders that were charged, and are not in the journal."""
     lost: list[str] = field(default_factory=list)
@@ -227,15 +225,16 @@ class Judge:
                 if self._stopped:
                     break
                 self._asked = anyio.Event()
-                process = await forker.begin(job(number * CALLS, backends[number % len(backends)]))
+                await forker.begin(job(number * CALLS, backends[number % len(backends)]))
                 await self._live()
-                self._power_cut(process)
-                assert await forker.end() == -signal.SIGKILL
+                await forker.stop()
+                self._judge_a_copy()
+                await forker.kill()
                 self.verdict.kills += 1
                 if self.verdict.kills % self._every == 0:
                     each = (time.monotonic() - began) / self.verdict.kills
                     self._tell(f"{self.verdict.kills} kills, {each:.2f} s each, {len(self._charged())} orders charged")
-            await forker.begin(job(None, backends[0]))
+            await forker.begin(job(times * CALLS, backends[0]))
             assert await forker.end() == 0, "the last one did not end well"
         self._judge()
         return self.verdict
@@ -251,21 +250,15 @@ class Judge:
                 await self._asked.wait()
         await anyio.sleep(self._dice.uniform(0, LONGEST_LIFE))
 
-    def _power_cut(self, process: int) -> None:
-        """Stop the process, copy the files as they are on the disk just now, and kill it."""
-        os.kill(process, signal.SIGSTOP)
+    def _judge_a_copy(self) -> None:
+        """Copy the files as they are on the disk just now, as if the power had gone, and see what is in them."""
         charged = self._charged()
         copy = self._place / "copy.db"
         for end in ("", "-wal"):
             found, to = self._journal.with_name(self._journal.name + end), copy.with_name(copy.name + end)
             to.unlink(missing_ok=True)
-            if found.exists():
+            with suppress(FileNotFoundError):  # it is killed before it has begun
                 shutil.copyfile(found, to)
-        os.kill(process, signal.SIGKILL)
-        if not copy.exists():  # it was killed before it had begun
-            return
-        copy.chmod(0o600)
-        self.verdict.copies += 1
         known, unresolved = _read(copy)
         self.verdict.untrue += [f"{order_id} is not in the copy" for order_id in _forgotten(charged, known, unresolved)]
         self.verdict.untrue += [f"{order_id} was never ordered" for order_id in known if order_id not in self._service.orders]
@@ -346,25 +339,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(dir=memory()) as place:
         judge = Judge(Path(place), random.Random(options.seed), functools.partial(print, flush=True), options.every)  # noqa: S311 - dice
-        verdict = anyio.run(judged, judge, options.times)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: judge.stop())
+        return pronounce(anyio.run(judge.run, options.times))
+
+
+def pronounce(verdict: Verdict) -> int:
     print(verdict)
     print("good" if verdict.good else "BAD")
     return not verdict.good
-
-
-async def judged(judge: Judge, times: int) -> Verdict:
-    """The verdict, also where a signal ends the killing."""
-
-    async def listen() -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                judge.stop()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(listen)
-        verdict = await judge.run(times)
-        tasks.cancel_scope.cancel()
-    return verdict
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash import Judge, memory
+from sms4sats_async.lease import lives
+from tests.crash import Forker, Job, Judge, memory
+from tests.test_journal import really
 
 pytestmark = pytest.mark.real_time
 
@@ -18,7 +20,19 @@ async def test_nothing_is_lost_with_a_process_that_is_killed_at_any_moment() -> 
     with tempfile.TemporaryDirectory(dir=memory()) as place:
         verdict = await Judge(Path(place), random.Random(7)).run(25)  # noqa: S311 - dice
     assert verdict.good, verdict
-    assert (verdict.kills, verdict.copies > 20, verdict.charged > 5, verdict.codes > 5) == (25, True, True, True), verdict
+    assert (verdict.kills, verdict.charged > 5, verdict.codes > 5) == (25, True, True), verdict
+
+
+async def test_no_process_outlives_its_judge(tmp_path: Path) -> None:
+    journal = tmp_path / "orders.db"
+    begun = list[Path]()
+    with pytest.raises(ZeroDivisionError):
+        async with Forker() as forker:
+            await forker.begin(Job("http://127.0.0.1:9", str(journal), str(tmp_path / "codes"), 0, "asyncio"))
+            await really(lambda: bool(begun.extend(tmp_path.glob("*.live")) or begun))
+            _ = 1 / 0
+    name = begun[0].stem.removeprefix("orders.db-")
+    await really(lambda: not lives(journal, name))
 
 
 def test_the_command_comes_to_a_verdict_when_it_is_cut_off() -> None:

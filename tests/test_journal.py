@@ -902,7 +902,9 @@ def test_a_life_ends_with_its_process(path: Path) -> None:
         print(Life(Path("orders.db")).name, flush=True)
         os._exit(0)
     """
-    name = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=path.parent, stdout=subprocess.PIPE).stdout.decode()[:-1]
+    name = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=path.parent, stdout=subprocess.PIPE).stdout.decode()[
+        :-1
+    ]
     left = path.with_name(f"orders.db-{name}.live")
     assert left.exists()
     assert not lives(path, name)
