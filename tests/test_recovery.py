@@ -327,7 +327,7 @@ class Interrupting(httpx.AsyncBaseTransport):
     """Raises that, wherever it is."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        raise Interrupted
+        raise Interrupted(request.url)
 
 
 async def test_what_is_louder_than_a_cancel_comes_in_no_group_either(path: Path) -> None:
