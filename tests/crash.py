@@ -34,12 +34,15 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
+import sms4sats_async
 from sms4sats_async import Client, Intent, Journal, Order, OrderWatcher, Sms4SatsError, resume
 from sms4sats_async.book import Book
 from tests.conftest import HAS_TRIO
 from tests.faults.service import NEVER, Fault, Held, Service, cut, resets, slow, stalls
 from tests.servers import Reply, SeenRequest, json_reply, serve
 
+OURS = os.environ | {"PYTHONPATH": str(Path(sms4sats_async.__file__).parents[1])}
+"""The environment of the processes: they meet the package that this one has met."""
 CALLS = 3
 """Calls that a process makes: two that charge the balance, one with an invoice."""
 LONGEST_LIFE = 0.4
@@ -132,7 +135,9 @@ class Forker:
 
     async def __aenter__(self) -> Self:
         command = [sys.executable, "-m", "tests.crash", "--fork"]
-        self._process: Process = await anyio.open_process(command, stderr=None, start_new_session=True)  # a Ctrl-C is for the judge
+        self._process: Process = await anyio.open_process(
+            command, stderr=None, env=OURS, start_new_session=True
+        )  # a Ctrl-C is for the judge
         assert self._process.stdout is not None
         self._told = TextReceiveStream(self._process.stdout)
         self._unread = ""
