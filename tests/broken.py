@@ -2624,7 +2624,7 @@ _TESTING = [
     ),
     Variant(
         "time-jumps-away-from-anyios-threads",
-        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does",
         "testing/on_asyncio.py",
         "if self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread():",
         "if self._calls:",
@@ -2632,7 +2632,7 @@ _TESTING = [
     ),
     Variant(
         "time-jumps-away-from-a-limiter-of-ones-own",
-        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does",
         "testing/on_asyncio.py",
         " or self._waits_for_a_thread():",
         ":",
@@ -2664,7 +2664,7 @@ _TESTING = [
     ),
     Variant(
         "time-jumps-away-from-trios-threads",
-        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does.",
+        "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does",
         "testing/on_trio.py",
         "works = bool(self._in_threads)",
         "works = False",
