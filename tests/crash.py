@@ -62,6 +62,7 @@ class Job:
 
     Attributes:
         first: the number of its first call.
+        lives: how many seconds it lives at least, also when there is nothing left to do.
         codes: where it writes down each code that it has.
     """
 
@@ -69,6 +70,7 @@ class Job:
     journal: str
     codes: str
     first: int
+    lives: float
     backend: str
 
 
@@ -84,6 +86,7 @@ class Program:
         client = Client(base_url=self._job.url, api_key="key", journal=journal, timeout=1.0, trust_env=False)
         async with journal, client, anyio.create_task_group() as tasks:
             tasks.cancel_scope.deadline = anyio.current_time() + PATIENCE
+            tasks.start_soon(anyio.sleep, self._job.lives)
             tasks.start_soon(self._go_on, client, journal)
             for number in range(CALLS):
                 tasks.start_soon(self._buy, client, number)
@@ -230,7 +233,7 @@ class Judge:
                 if self._stopped:
                     break
                 self._asked = anyio.Event()
-                await forker.begin(job(number * CALLS, backends[number % len(backends)]))
+                await forker.begin(job(number * CALLS, PATIENCE, backends[number % len(backends)]))
                 await self._live()
                 await forker.stop()
                 self._judge_a_copy()
@@ -239,7 +242,7 @@ class Judge:
                 if self.verdict.kills % self._every == 0:
                     each = (time.monotonic() - began) / self.verdict.kills
                     self._tell(f"{self.verdict.kills} kills, {each:.2f} s each, {len(self._charged())} orders charged")
-            await forker.begin(job(times * CALLS, backends[0]))
+            await forker.begin(job(times * CALLS, 0, backends[0]))
             assert await forker.end() == 0, "the last one did not end well"
         self._judge()
         return self.verdict

@@ -27,7 +27,7 @@ async def test_no_process_outlives_its_judge(tmp_path: Path) -> None:
     journal = tmp_path / "orders.db"
     with pytest.raises(ZeroDivisionError):
         async with Forker() as forker:
-            await forker.begin(Job("http://127.0.0.1:9", str(journal), str(tmp_path / "codes"), 0, "asyncio"))
+            await forker.begin(Job("http://127.0.0.1:9", str(journal), str(tmp_path / "codes"), 0, 60, "asyncio"))
             await really(lambda: any(tmp_path.glob("*.live")))
             _ = 1 / 0
     (life,) = tmp_path.glob("*.live")
