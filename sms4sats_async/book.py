@@ -33,6 +33,8 @@ APPLICATION_ID = 0x73347361
 """What tells a journal from other databases: "s4sa"."""
 FORMAT = 1
 """The version of the file. A later version of the package reads every earlier one."""
+LONGEST_WAIT = 1e6
+"""Seconds that SQLite waits for a locked file at the most: it counts in milliseconds, in 32 bits."""
 LARGEST = 2**63 - 1
 """The largest number that the file takes."""
 
@@ -96,7 +98,7 @@ class Book:
             self._path = path.resolve()  # whoever comes by another way looks for the same lives
             self._make()
             self._file = self._path.stat()
-            db = sqlite3.connect(self._path, timeout=busy_timeout, isolation_level=None)
+            db = sqlite3.connect(self._path, timeout=min(busy_timeout, LONGEST_WAIT), isolation_level=None)
             try:
                 self._prepare(db, busy_timeout)
                 self._life = Life(self._path)

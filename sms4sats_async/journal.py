@@ -42,6 +42,8 @@ SETTLE_AFTER = 10.0
 """Seconds in which a program is taken to have done with a code what it is to do."""
 CLOSE_GRACE = 10.0
 """Seconds that a cancelled caller, or a program that ends, waits for the file to be closed."""
+LONGEST_WAIT = 3600.0
+"""Seconds that are waited for at once, at the most: a system has its limits."""
 RETRY = 1.0
 """Seconds after which what could not be written is tried again."""
 
@@ -406,7 +408,7 @@ class _Writer:
         until = self._awake_at()
         while True:
             try:
-                work = self._works.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+                work = self._works.get(timeout=None if until is None else min(max(0.0, until - time.monotonic()), LONGEST_WAIT))
             except queue.Empty:
                 return works
             if _is_asked(work):

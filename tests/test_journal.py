@@ -3,6 +3,7 @@
 import functools
 import gc
 import logging
+import math
 import os
 import sqlite3
 import stat
@@ -892,6 +893,15 @@ async def test_an_end_is_settled_a_while_after_it(path: Path) -> None:
         await OrderWatcher(client, order).code()
         await journal.find(order.id)
         await really(lambda: on_disk(path, "state, owner") == [(3, None)])
+
+
+async def test_times_may_be_endless(path: Path) -> None:
+    async with desk(path, settle_after=math.inf, busy_timeout=math.inf) as (journal, client):
+        order = await client.create_order(187, "tg")
+        await OrderWatcher(client, order).code()
+        assert (await entry_of(journal, order)).end == "code"
+        assert on_disk(path, "state") == [(2,)]
+    assert on_disk(path, "state") == [(3,)]
 
 
 def test_a_life_ends_with_its_process(path: Path) -> None:

@@ -151,7 +151,7 @@ def _fail(error: Exception, order: Order | None, screen: Screen, options: Option
     if again is not None:
         screen.token("resume", again)
     if options.as_json:
-        _write_document(ends.error_document(error, again))
+        _write_document(ends.error_document(error, again) | (error.beside if isinstance(error, Interrupted) else {}))
     return ends.exit_code(error)
 
 
@@ -500,24 +500,27 @@ def resume_command() -> Task:
     """Watch all orders that the journal has open to their ends, and answer with their codes. Ctrl-C leaves them to the next time."""
 
     async def work(desk: Desk) -> None:
-        journal, outcomes = _journal(desk), list[Outcome]()
+        batch, told = resume(desk.client, _journal(desk)), list[dict[str, Any]]()
+
+        def tell(outcome: Outcome) -> None:
+            error = None if outcome.error is None else str(outcome.error)
+            told.append({"order": outcome.order.to_dict(), "code": outcome.code, "error": error})
+            desk.give(Answer(None, [[outcome.order.id, outcome.code or error or "ended well"]]))
 
         async def watch() -> None:
-            async with resume(desk.client, journal) as batch:
-                async for outcome in batch:
-                    outcomes.append(outcome)
-                    desk.screen.token("order", outcome.order.id)
+            try:
+                async with batch:
+                    async for outcome in batch:
+                        tell(outcome)
+            finally:
+                for outcome in batch.unread:
+                    tell(outcome)
 
-        interrupted = False
         try:
             await desk.signals.interruptible(watch)
         except Stopped:
-            interrupted = True
-        told = [(one.order, one.code, None if one.error is None else str(one.error)) for one in outcomes]
-        document = {"outcomes": [{"order": order.to_dict(), "code": code, "error": error} for order, code, error in told]}
-        desk.give(Answer(document, [[order.id, code or error or "ended well"] for order, code, error in told], ("order", "")))
-        if interrupted:
-            raise Interrupted("interrupted: what is open stays in the journal")
+            raise Interrupted("interrupted: what is open stays in the journal", beside={"outcomes": told}) from None
+        desk.give(Answer({"outcomes": told}, ()))
 
     return Task(work)
 

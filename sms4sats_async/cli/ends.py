@@ -36,10 +36,14 @@ class Interrupted(Exception):
     Attributes:
         order: what was placed; ``None`` when nothing was.
         reason: why the server did not cancel it; ``None`` when it was not asked.
+        beside: what has come until then, for the document of ``--json``.
     """
 
-    def __init__(self, message: str, *, order: Order | None = None, reason: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, order: Order | None = None, reason: str | None = None, beside: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
+        self.beside = beside or {}
         self.order = order
         self.order_id = None if order is None else order.id
         self.reason = reason

@@ -167,6 +167,11 @@ class MissingKey(Exception):
     """The command needs an API key, and the environment has none."""
 
 
+def _journal(options: Options) -> Journal | None:
+    """Return the journal for a command. A code is where it belongs when the command is over."""
+    return Journal(options.journal, settle_after=math.inf) if options.journal and not options.sandbox else None
+
+
 def _client(
     options: Options, surroundings: Surroundings, journal: Journal | None, *, keyed: bool, offers_key: bool
 ) -> tuple[Client, float]:
@@ -210,7 +215,7 @@ def run(task: Task, options: Options, surroundings: Surroundings, *, screen: Scr
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(signals.listen, received)
                 try:
-                    journal = Journal(options.journal) if options.journal and not options.sandbox else None
+                    journal = _journal(options)
                     client, speed = _client(options, surroundings, journal, keyed=task.keyed, offers_key=task.offers_key)
                     async with journal or nullcontext(), client:
                         await task.work(Desk(client, screen, signals, give, speed, journal))

@@ -8,7 +8,7 @@ import pytest
 from sms4sats_async import Client, Journal
 from sms4sats_async.models import OrderKind
 from sms4sats_async.sandbox import Sandbox
-from tests.cli.running import BACKENDS, KEY, run
+from tests.cli.running import BACKENDS, KEY, Struck, run
 
 
 @pytest.fixture
@@ -74,6 +74,42 @@ def test_what_became_of_everything_is_told(path: Path, sandbox: Sandbox, backend
     assert (document["balance"]["missing_sats"], document["balance"]["charged"]) == (0, None)
     refused = run("reconcile", "--cancel", transport=sandbox.transport(), backend=backend)
     assert "2 minutes" in refused.out
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_open_is_watched_to_its_end(path: Path, sandbox: Sandbox, backend: str) -> None:
+    paid, unpaid = sandbox.orders
+    sandbox.deliver(paid, "004217")
+    done = run("resume", "--journal", str(path), transport=sandbox.transport(), backend=backend)
+    one, other = done.out.splitlines()
+    assert (done.code, one, other.split("\t")[0]) == (0, f"{paid}\t004217", unpaid)
+    assert "not paid" in other
+    assert run("resume", "--journal", str(path), transport=sandbox.transport(), backend=backend).out == ""
+    assert run("orders", "--journal", str(path), transport=sandbox.transport()).out.startswith("receive 6 vi")
+
+
+def test_what_is_open_is_one_document(path: Path, sandbox: Sandbox) -> None:
+    paid, unpaid = sandbox.orders
+    sandbox.deliver(paid, "004217")
+    done = run("resume", "--journal", str(path), "--json", transport=sandbox.transport())
+    assert [(one["order"]["id"], one["code"]) for one in done.document["outcomes"]] == [(paid, "004217"), (unpaid, None)]
+    assert done.document["outcomes"][0]["error"] is None
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_code_that_has_come_is_told_before_ctrl_c_leaves_the_rest_to_the_next_time(path: Path, sandbox: Sandbox, json: bool) -> None:
+    paid, unpaid = sandbox.orders
+    sandbox.deliver(paid, "004217")
+    done = run("resume", "--journal", str(path), *["--json"] * json, transport=Struck(sandbox, "/orderstatus", 5))
+    assert done.code == 130
+    assert "what is open stays in the journal" in done.err
+    if json:
+        assert [(one["order"]["id"], one["code"]) for one in done.document["outcomes"]] == [(paid, "004217"), (unpaid, None)]
+        assert done.document["error"]["exit_code"] == 130
+    else:
+        one, other = done.out.splitlines()
+        assert (one, other.split("\t")[0]) == (f"{paid}\t004217", unpaid)
+    assert run("orders", "--journal", str(path), transport=sandbox.transport()).out.startswith(unpaid)
 
 
 def test_an_account_that_cannot_be_asked_is_told(path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
