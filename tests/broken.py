@@ -2578,6 +2578,14 @@ _JOURNAL = [
         ("test_crash.py::test_nothing_is_lost_with_a_process_that_is_killed_at_any_moment",),
     ),
     Variant(
+        "a-code-is-told-when-all-the-others-have-ended",
+        "else a line each as it comes",
+        "cli/commands.py",
+        'desk.give(Answer(None, [[outcome.order.id, outcome.code or error or "ended well"]]))',
+        "pass",
+        ("cli/test_journal.py::test_a_code_that_has_come_is_told_before_ctrl_c_leaves_the_rest_to_the_next_time",),
+    ),
+    Variant(
         "what-is-left-early-is-nobodys-turn",
         "Leaving it early leaves the orders to the next.",
         "recovery.py",
