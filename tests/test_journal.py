@@ -334,7 +334,7 @@ async def test_an_order_takes_less_than_a_kibibyte(path: Path, sms4sats_clock: C
     sms4sats_clock.patience = 0  # nobody else has anything to say
     async with desk(path, Sandbox(timeline=QUICK)) as (journal, client):
         orders = [await client.create_order(187, "tg") for _ in range(200)]
-        async with BatchWatcher(client, orders) as batch:
+        async with BatchWatcher(client, orders, poll_interval=60) as batch:
             assert [outcome.code async for outcome in batch] == ["004217"] * 200
         assert len(await journal.entries()) == 200
     assert path.stat().st_size / 200 <= 1024
