@@ -1,6 +1,6 @@
 """A program that places and watches orders is killed at random moments, again and again, and goes on each time where it was.
 
-    python -m tests.crash --times 1000 --seed 1    # about 5 minutes
+    python -m tests.crash --times 1000 --seed 1    # about 7 minutes
 
 Ctrl-C or SIGTERM ends the killing, and the verdict is that of the kills so far.
 
