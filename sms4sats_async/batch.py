@@ -128,7 +128,7 @@ class BatchWatcher:
         self._max_watching = max_watching
         self._cancel_on_exit = cancel_on_exit
         self._watches: dict[str, Watch] = {}
-        self._unread: deque[Outcome] = deque()
+        self._unread: deque[tuple[Outcome, Watch | None]] = deque()  # the watch where it has ended with it
         self._crew: Crew | None = None
         self._fed = False
         self._leaving: anyio.CancelScope | None = None
@@ -157,7 +157,7 @@ class BatchWatcher:
     @property
     def unread(self) -> list[Outcome]:
         """The outcomes that nobody has read yet, in the order in which they came."""
-        return list(self._unread)
+        return [outcome for outcome, _ in self._unread]
 
     @property
     def behind(self) -> float:
@@ -239,7 +239,9 @@ class BatchWatcher:
                 raise problem
             else:
                 raise StopAsyncIteration
-        outcome = self._unread.popleft()
+        outcome, ended = self._unread.popleft()
+        if ended is not None:  # as late as that: were the process to die before, nobody would have the code
+            ended.let_go()
         self._tell()
         return outcome
 
@@ -497,10 +499,10 @@ class BatchWatcher:
         if self._leaving is not None and isinstance(error, OrderUnresolved | CancelRefused):
             self._left.append(watch)
         status = watch.status
-        self._yield(Outcome(watch.order, None if status is None or error is not None else status.code, status, error))
+        self._yield(Outcome(watch.order, None if status is None or error is not None else status.code, status, error), watch)
 
-    def _yield(self, outcome: Outcome) -> None:
-        self._unread.append(outcome)
+    def _yield(self, outcome: Outcome, ended: Watch | None = None) -> None:
+        self._unread.append((outcome, ended))
         self._tell()
 
     def _unresolved(self, watch: Watch, words: str) -> OrderUnresolved:
@@ -546,7 +548,10 @@ class BatchWatcher:
             self._finish(watch, error)
         left = self._left if self._cancel_on_exit else []  # else it was meant so
         free = sum(watch.life.cancellable for watch in left)
-        codes = sum(outcome.code is not None for outcome in self._unread)
+        for _, ended in self._unread:
+            if ended is not None:
+                ended.let_go()
+        codes = sum(outcome.code is not None for outcome, _ in self._unread)
         placed = len(self._client.orphaned_orders) - self._placed_before
         parts = [
             f"{len(left)} orders are left open" if left else "",

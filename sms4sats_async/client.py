@@ -10,11 +10,11 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import anyio
 
-from sms4sats_async.errors import PriceTooHigh, Sms4SatsError
+from sms4sats_async.errors import JournalError, OutcomeUnknown, PriceTooHigh, Sms4SatsError
 from sms4sats_async.models import (
     Country,
     History,
@@ -29,6 +29,7 @@ from sms4sats_async.models import (
     mask,
     order_id_in,
 )
+from sms4sats_async.shelter import sheltered
 from sms4sats_async.tracing import Exchange
 from sms4sats_async.transport import LIST_LIMIT, AsyncBaseTransport, Call, Repeat, Secret, Transport
 
@@ -36,11 +37,51 @@ T = TypeVar("T")
 
 BASE_URL = "https://api2.sms4sats.com"
 """https://docs.sms4sats.com/api-reference"""
+JOURNAL_GRACE = 10.0
+"""Seconds that a cancelled caller waits for the disk to have its order."""
 MAX_SECONDS = 1e9
 MAX_MESSAGE_LENGTH = 140
 """Characters in one SMS (docs, create-send-order)."""
 
 _logger = logging.getLogger(__name__)
+
+
+class Keeper(Protocol):
+    """What a client and its watchers ask of a journal. Only what is awaited waits for the disk, and can fail."""
+
+    async def intend(
+        self, kind: OrderKind, *, country: int | str | None, service: str | None, price_sats: int | None, prepaid: bool
+    ) -> int:
+        """Write down that a call is about to be sent; return what the next three know it by."""
+        ...
+
+    async def placed(self, row: int, order: Order) -> None:
+        """Write down the order that came of it."""
+        ...
+
+    async def left(self, row: int) -> None:
+        """Write down that nobody knows what came of it."""
+        ...
+
+    def dropped(self, row: int) -> None:
+        """Forget it: it has surely come to nothing."""
+        ...
+
+    def watched(self, order: Order, *, bare: bool) -> None:
+        """Note that an order is being watched; ``bare``: only its id is known."""
+        ...
+
+    def saw(self, order_id: str, *, paid: bool, number: str | None, code: str | None, cancel: str | None) -> None:
+        """Note what is known of an order."""
+        ...
+
+    def ended(self, order_id: str, end: str) -> None:
+        """Note how an order ended."""
+        ...
+
+    def released(self, order_id: str) -> None:
+        """Note that nobody watches an open order any more."""
+        ...
 
 
 class Client:
@@ -65,6 +106,7 @@ class Client:
         transport: any httpx transport to be used in place of our own connections. You close it. As nobody can prove what it has sent,
             every failure of a call that spends is then :class:`OutcomeUnknown`.
         on_order: a plain function, called with each :class:`Order` as soon as its reply is read; what it raises is logged.
+        journal: a :class:`Journal`. Each order is on disk before its caller, or ``on_order``, has it. You close it.
         ssl_context: what verifies the server in place of httpx's own: for a certificate authority of your own, or a client's certificate.
         on_exchange: a plain function, called with one :class:`Exchange` for each request, once, when it is over, whoever made it and
             however it ended: for counters and logs. What it raises is logged. What is not over yet is counted by ``in_flight``.
@@ -89,6 +131,7 @@ class Client:
         trust_env: bool = True,
         transport: AsyncBaseTransport | None = None,
         on_order: Callable[[Order], object] | None = None,
+        journal: Keeper | None = None,
         ssl_context: ssl.SSLContext | None = None,
         on_exchange: Callable[[Exchange], object] | None = None,
     ) -> None:
@@ -101,6 +144,8 @@ class Client:
         _check_function("on_exchange", on_exchange)
         if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("ssl_context must be an ssl.SSLContext")
+        if journal is not None and not inspect.iscoroutinefunction(getattr(journal, "intend", None)):
+            raise TypeError("journal must be a Journal")
         if transport is not None and not inspect.iscoroutinefunction(getattr(transport, "handle_async_request", None)):
             raise TypeError("transport must be an httpx.AsyncBaseTransport (of a sandbox, it is sandbox.transport())")
         self._transport = Transport(
@@ -116,6 +161,7 @@ class Client:
             on_exchange=on_exchange,
         )
         self._on_order = on_order
+        self._journal = journal
         self.orphaned_orders: list[Order] = []
 
     def __repr__(self) -> str:
@@ -137,6 +183,11 @@ class Client:
     def is_closed(self) -> bool:
         """Was the client closed?"""
         return self._transport.closed
+
+    @property
+    def journal(self) -> Keeper | None:
+        """The journal that was given; ``None`` without one."""
+        return self._journal
 
     @property
     def in_flight(self) -> int:
@@ -222,10 +273,13 @@ class Client:
         _set_text(body, "ref", ref)
         self._check_spending(immediate=immediate, max_sats=max_sats)
         kind = OrderKind.rental if rental else OrderKind.receive
+        price_sats = None
         if immediate and max_sats is not None:
             price = await self.get_price(country, service)
-            _check_price(price.rent_sats if rental else price.s4s_sats if real_phone else price.sats, max_sats)
-        return await self._place("/createorder", body, kind, immediate=immediate, max_sats=max_sats, country=country, service=service)
+            price_sats = price.rent_sats if rental else price.s4s_sats if real_phone else price.sats
+            _check_price(price_sats, max_sats)
+        what: dict[str, Any] = {"price_sats": price_sats, "country": country, "service": service}
+        return await self._place("/createorder", body, kind, immediate=immediate, max_sats=max_sats, **what)
 
     async def create_send_order(
         self,
@@ -261,9 +315,11 @@ class Client:
         _set_text(body, "ref", ref)
         self._check_spending(immediate=immediate, max_sats=max_sats)
         del phone, message, webhook_url  # frames are printed with what they hold
+        price_sats = None
         if immediate and max_sats is not None:
-            _check_price((await self.get_price()).send_sats, max_sats)
-        return await self._place("/createsendorder", body, OrderKind.send, immediate=immediate, max_sats=max_sats)
+            price_sats = (await self.get_price()).send_sats
+            _check_price(price_sats, max_sats)
+        return await self._place("/createsendorder", body, OrderKind.send, immediate=immediate, max_sats=max_sats, price_sats=price_sats)
 
     async def get_order_status(self, order_id: str) -> OrderStatus:
         """Return what the service says of an order. A read: repeated after a failure."""
@@ -312,16 +368,24 @@ class Client:
         immediate: bool = False,
         keyed: bool = False,
         max_sats: int | None = None,
+        price_sats: int | None = None,
         country: int | str | None = None,
         service: str | None = None,
     ) -> Order:
         placed: list[Order] = []
+        wish: dict[str, Any] = {"country": country, "service": service}
+
+        def place(order: Order) -> Order:
+            placed.append(order)
+            if self._journal is None:  # else it is told of when it is on disk
+                self._tell(order)
+            return order
 
         def decode(payload: object) -> Order:
-            order = Order.from_wire(payload, kind=kind, created_at=datetime.now(UTC), immediate=immediate, country=country, service=service)
-            placed.append(order)
-            self._tell(order)
-            return order
+            return place(Order.from_wire(payload, kind=kind, created_at=datetime.now(UTC), immediate=immediate, **wish))
+
+        def bare(order_id: str) -> Order:
+            return Order(order_id, kind, prepaid=immediate, created_at=datetime.now(UTC), **wish)
 
         doubt = "the SMS may have been sent and paid for" if kind is OrderKind.send else "the balance may have been charged"
         call = Call(
@@ -334,20 +398,55 @@ class Client:
             salvage=order_id_in,
             doubt=doubt,
         )
-
-        def recover(order_id: str) -> None:
-            placed.append(Order(order_id, kind, prepaid=immediate, created_at=datetime.now(UTC), country=country, service=service))
-            self._tell(placed[-1])
-
-        call.recover = recover
+        call.recover = lambda order_id: place(bare(order_id))
         try:
-            order = await self._transport.send(call)
+            if self._journal is None:
+                order = await self._transport.send(call)
+            else:
+                intent = await self._journal.intend(kind, price_sats=price_sats, prepaid=immediate, **wish)
+                order = await self._remembered(self._journal, intent, call, placed, bare)
         except BaseException as error:
             self._adopt(placed, error)
             raise
         if max_sats is not None and not (immediate and order.prepaid):  # that one asked for the price before
             _check_price(order.amount_sats, max_sats, order)
         return order
+
+    async def _remembered(
+        self, journal: Keeper, intent: int, call: Call[Order], placed: list[Order], bare: Callable[[str], Order]
+    ) -> Order:
+        """Place an order whose intent is in the journal; it is there itself before anybody has it, whatever happens to the caller."""
+        failure: BaseException | None = None
+        salvaged: Order | None = None
+        try:
+            await self._transport.send(call)
+        except BaseException as error:  # noqa: BLE001 - held back, not swallowed
+            failure = error
+            if isinstance(error, OutcomeUnknown) and error.order_id is not None:
+                salvaged = bare(error.order_id)
+        order = placed[0] if placed else salvaged
+
+        async def write() -> None:
+            try:
+                await _write_down(journal, intent, order, in_doubt=call.in_doubt)
+            finally:
+                for one in placed:
+                    self._tell(one)
+
+        try:
+            await sheltered(write, grace=JOURNAL_GRACE)
+        except BaseException:
+            if salvaged is not None:  # the error that has its id is not raised any more
+                placed.append(salvaged)
+                self._tell(salvaged)
+            if failure is None or isinstance(failure, Exception):  # else that is raised, and says the same
+                raise
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure
+        return placed[0]
 
     def _tell(self, order: Order) -> None:
         if self._on_order is None:
@@ -361,6 +460,8 @@ class Client:
         """Keep the orders whose caller will not get them."""
         self.orphaned_orders += placed
         for order in placed:
+            if self._journal is not None:
+                self._journal.released(order.id)
             error.add_note(f"order {mask(order.id)} was placed: it is in client.orphaned_orders, and can be watched or cancelled")
 
     def _check_spending(self, *, immediate: bool, max_sats: int | None) -> None:
@@ -372,6 +473,20 @@ class Client:
     def _check_key(self, what: str) -> None:
         if not self._transport.has_key:
             raise ValueError(f"{what} needs an api_key")
+
+
+async def _write_down(journal: Keeper, intent: int, order: Order | None, *, in_doubt: bool) -> None:
+    """Write down what came of an intent; where that cannot be, the order matters more."""
+    try:
+        if order is not None:
+            await journal.placed(intent, order)
+        elif in_doubt:
+            await journal.left(intent)
+        else:
+            journal.dropped(intent)
+    except JournalError as problem:
+        what = "an order of unknown outcome" if order is None else f"order {mask(order.id)}"
+        _logger.warning("%s was placed, and is not in the journal: %s", what, problem)
 
 
 class Probe:
@@ -391,6 +506,11 @@ class Probe:
     def lanes(self) -> int:
         """How many requests can be under way at once."""
         return self._transport.max_connections
+
+    @property
+    def has_key(self) -> bool:
+        """Has the client an API key?"""
+        return self._transport.has_key
 
     def check_loop(self) -> None:
         """Raise ``RuntimeError`` if the client is of another event loop."""

@@ -6,6 +6,7 @@
     ├── TransportError            no usable reply came
     │   └── OutcomeUnknown        ... and the request may have moved money
     ├── DecodeError               a reply came that is not what the API promises
+    ├── JournalError              the journal cannot be read or written
     ├── APIError                  the server said no
     │   ├── AuthenticationError   ... because of the key
     │   └── RateLimited           ... for now
@@ -83,6 +84,13 @@ class DecodeError(Sms4SatsError):
         super().__init__(message, order_id=order_id)
         self.status_code = status_code
         self.excerpt = excerpt
+
+
+class JournalError(Sms4SatsError):
+    """The journal cannot be read or written: it is damaged, of a later version, locked, or its disk is full or read-only.
+
+    Where a call that places an order raises it, nothing was sent.
+    """
 
 
 class APIError(Sms4SatsError):

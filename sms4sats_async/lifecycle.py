@@ -154,6 +154,8 @@ class End(enum.Enum):
 
 
 GOOD_ENDS = frozenset({End.CODE, End.SENT, End.FUNDED})
+FINAL_ENDS = frozenset(End) - {End.UNRESOLVED, End.REFUSED}
+"""Ends of the order itself; after the others it is worth watching again."""
 
 
 class Answer(enum.Enum):
@@ -271,6 +273,13 @@ class Lifecycle:
     def cancel_confirmed(self) -> bool:
         """Has the server said yes to a cancel that is under way?"""
         return self.closing is not None and self.closing.answer is Answer.CONFIRMED
+
+    @property
+    def cancel_told(self) -> str | None:
+        """What became of the newest cancel: ``asked``, ``confirmed`` or ``refused``; ``None`` where none was sent."""
+        if self.closing is not None and self.closing.tries:
+            return "asked" if self.closing.answer is Answer.NONE else self.closing.answer.name.lower()
+        return "refused" if self.answers else None
 
     @property
     def closing_window(self) -> bool:

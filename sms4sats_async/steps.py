@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 
 import anyio
 
-from sms4sats_async.client import Client, Probe, check_order_id
+from sms4sats_async.client import Client, Keeper, Probe, check_order_id
 from sms4sats_async.errors import Sms4SatsError
-from sms4sats_async.lifecycle import Cancel, End, Failure, Lifecycle, Look, Pace, Rules, default_pace
+from sms4sats_async.lifecycle import FINAL_ENDS, Cancel, End, Failure, Lifecycle, Look, Pace, Rules, default_pace
 from sms4sats_async.models import Order, OrderKind, OrderStatus, mask
 
 _logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Terms:
     ) -> None:
         if not isinstance(client, Client):
             raise TypeError(f"client must be a Client, not {type(client).__name__}")
+        self._journal = client.journal
         self._kind = None if kind is None else OrderKind(kind)
         self._hold_window = None if hold_window is None else positive("hold_window", hold_window)
         self._payment_window = None if payment_window is None else positive("payment_window", payment_window)
@@ -57,7 +58,7 @@ class Terms:
         what = (order.kind, self._kind is None and not age_known, order.prepaid)
         if what not in self._rules:  # one for all orders alike: there may be thousands
             self._rules[what] = Rules(*what, self._hold_window, self._payment_window, self._pace)
-        return Watch(order, self._rules[what], age_known=age_known)
+        return Watch(order, self._rules[what], age_known=age_known, journal=self._journal)
 
 
 class Watch:
@@ -69,15 +70,17 @@ class Watch:
         looking: the scope of the look that is under way; ``None`` when none is.
     """
 
-    __slots__ = ("_age_known", "_life", "_rules", "failure", "looking", "order")
+    __slots__ = ("_age_known", "_journal", "_life", "_rules", "_written", "failure", "looking", "order")
 
-    def __init__(self, order: Order, rules: Rules, *, age_known: bool) -> None:
+    def __init__(self, order: Order, rules: Rules, *, age_known: bool, journal: Keeper | None = None) -> None:
         self.order = order
         self.failure: Sms4SatsError | None = None
         self.looking: anyio.CancelScope | None = None
         self._age_known = age_known
         self._rules = rules
         self._life: Lifecycle | None = None
+        self._journal = journal
+        self._written: tuple[object, ...] = ()
 
     @property
     def name(self) -> str:
@@ -116,7 +119,35 @@ class Watch:
         Raises:
             ClosedError: the client is closed.
         """
-        return await (self._look(step, probe) if isinstance(step, Look) else self._cancel(step, probe))
+        if self._journal is None:
+            return await (self._look(step, probe) if isinstance(step, Look) else self._cancel(step, probe))
+        if not self._written:
+            self._journal.watched(self.order, bare=not self._age_known)
+            self._written = (False, None, None, None)
+        try:
+            return await (self._look(step, probe) if isinstance(step, Look) else self._cancel(step, probe))
+        finally:
+            self._write_down(self._journal)
+
+    def _write_down(self, journal: Keeper) -> None:
+        """Tell the journal what is new."""
+        life, status = self.life, self.status
+        number, code = (None, None) if status is None else (status.number, status.code)
+        paid, cancel = life.paid_at is not None, life.cancel_told
+        if self._written != (paid, number, code, cancel):
+            self._written = (paid, number, code, cancel)
+            journal.saw(self.order.id, paid=paid, number=number, code=code, cancel=cancel)
+
+    def let_go(self) -> None:
+        """Tell the journal that nobody watches the order any more, and how it ended, if it has."""
+        if self._journal is None:
+            return
+        end = None if self._life is None else self._life.end
+        if end is None or end not in FINAL_ENDS:
+            self._journal.released(self.order.id)
+        elif self._written:
+            self._journal.ended(self.order.id, end.name.lower())
+        self._written = ()
 
     async def _look(self, step: Look, probe: Probe) -> Failure | None:
         began, probe.departed_at = anyio.current_time(), -math.inf  # it departs when it has a connection

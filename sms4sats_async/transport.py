@@ -104,6 +104,7 @@ class Call(Generic[T]):
         doubt: what may have happened when the outcome of a spending call is unknown.
         key: the client's key; sent only if ``keyed``, and told to nobody.
         recover: told of an order's id that was read, when its caller was cancelled and the rest of the reply is of no use.
+        in_doubt: it spends, was sent, and nobody knows what came of it.
         requests: how many requests were made for it.
     """
 
@@ -111,6 +112,7 @@ class Call(Generic[T]):
         "body",
         "decode",
         "doubt",
+        "in_doubt",
         "json",
         "key",
         "keyed",
@@ -154,7 +156,8 @@ class Call(Generic[T]):
         self.salvage = salvage
         self.doubt = doubt
         self.key: Secret | None = None
-        self.recover: Callable[[str], None] | None = None
+        self.recover: Callable[[str], object] | None = None
+        self.in_doubt = False
         self.requests = 0
 
     def __str__(self) -> str:
@@ -434,6 +437,8 @@ class Transport:
                 if outcome.error is not None and outcome.error.order_id is not None and call.recover is not None:
                     call.recover(outcome.error.order_id)
             raise
+        finally:
+            call.in_doubt |= outcome.sent and outcome.value is None and not (outcome.error is not None and _decided(outcome.error))
         if shelter.error is not None:
             raise shelter.error
 

@@ -233,11 +233,14 @@ class OrderWatcher:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Ask the server, once, to cancel an order that has not ended; what comes of it is logged, and never raised."""
-        if not self._cancel_on_exit or self._state.end is not None or not self._state.cancellable:
-            return
-        left = await sheltered(self._leave)
-        if left is not None and error is not None:
-            error.add_note(left)
+        try:
+            if not self._cancel_on_exit or self._state.end is not None or not self._state.cancellable:
+                return
+            left = await sheltered(self._leave)
+            if left is not None and error is not None:
+                error.add_note(left)
+        finally:
+            self._watch.let_go()
 
     async def _leave(self) -> str | None:
         """Ask once to cancel; log and return what a person should know: ``None`` when the order is cancelled."""
@@ -300,6 +303,8 @@ class OrderWatcher:
             raise OrderUnresolved(text, order_id=self.order.id, status=self.status) from None
         finally:
             self._driven = False
+            if self._state.end is not None:
+                self._watch.let_go()
             if self._changed is not None:
                 self._changed.set()
                 self._changed = None

@@ -30,7 +30,7 @@ def _backends() -> list[str]:
 @pytest.fixture(params=_backends())
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     name: str = request.param
-    real_time = request.node.get_closest_marker("real_time") is not None
+    real_time = request.node.get_closest_marker("real_time") is not None or "sms4sats_clock" in request.fixturenames  # which brings its own
     if name == "asyncio":
         return name, asyncio_options(os.environ.get("TEST_LOOP", ""), real_time=real_time)
     if real_time:

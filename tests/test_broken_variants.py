@@ -67,7 +67,7 @@ BEYOND_US = ("On asyncio a name lookup that hangs keeps a thread", "What it cost
 
 def rules() -> list[str]:
     """The rows of the tables of what happens when, and the rules in the lists."""
-    tables, lists = ("Watching an order", "Many orders at once"), ("The money rules", "Good to know")
+    tables, lists = ("Watching an order", "Many orders at once"), ("After a crash", "The money rules", "Good to know")
     rows = [row for name in tables for row in re.findall(r"^\|.*\|$", SECTIONS[name], re.MULTILINE)]
     listed = [plain(rule) for name in lists for rule in re.findall(r"^\* (.*(?:\n  .*)*)", SECTIONS[name], re.MULTILINE)]
     return [rule for rule in rows + listed if not rule.startswith(("| what |", "| --- |"))]

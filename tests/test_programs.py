@@ -19,7 +19,7 @@ import httpx
 import pytest
 from selenium.webdriver.common.by import By
 
-from sms4sats_async import Client
+from sms4sats_async import Client, Journal
 from sms4sats_async.sandbox import Sandbox, SandboxOrder, Timeline
 from tests import servers
 from tests.conftest import HAS_TRIO
@@ -451,8 +451,13 @@ def test_the_same_file_runs_on_either_loop(backend: str, tmp_path: Path) -> None
         assert program.stop() == 0
         assert "Traceback" not in program.printed
         ids = {order.id for order in service.orders()}
-    kept = tmp_path / "orders.jsonl"
-    assert {json.loads(line)["id"] for line in kept.read_text().splitlines()} == ids
+    kept = tmp_path / "orders.db"
+
+    async def ended() -> dict[str, str | None]:
+        async with Journal(kept) as journal:
+            return {entry.order.id: entry.end for entry in await journal.entries()}
+
+    assert anyio.run(ended) == dict.fromkeys(ids, "code")
     assert kept.stat().st_mode & 0o077 == 0
 
 

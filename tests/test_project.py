@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 SIGNATURES: dict[str, str] = {
     "Client": "*, api_key=None, base_url='https://api2.sms4sats.com', timeout=10.0, max_connections=20, attempts=4, proxy=None, "
-    "trust_env=True, transport=None, on_order=None, ssl_context=None, on_exchange=None",
+    "trust_env=True, transport=None, on_order=None, journal=None, ssl_context=None, on_exchange=None",
     "Client.is_available": "",
     "Client.get_countries": "",
     "Client.get_services": "country",
@@ -49,6 +49,18 @@ SIGNATURES: dict[str, str] = {
     "hold_window=1260.0, payment_window=1260.0, poll_interval=None",
     "send_sms": "client, phone, message, *, pay=None, immediate=False, webhook_url=None, ref=None, max_sats=None, payment_window=1260.0, "
     "hold_window=1260.0, poll_interval=None",
+    "Journal": "path, *, keep_codes=False, settle_after=10.0, busy_timeout=5.0",
+    "Journal.open_orders": "",
+    "Journal.open_entries": "",
+    "Journal.entries": "",
+    "Journal.unresolved": "",
+    "Journal.find": "order_id",
+    "Journal.dismiss": "what",
+    "Journal.prune": "older_than",
+    "Journal.aclose": "",
+    "resume": "client, journal, *, hold_window=1260.0, payment_window=1260.0, poll_interval=None, max_rate=None, max_watching=10000, "
+    "cancel_on_exit=False",
+    "reconcile": "client, journal, *, cancel=False",
     "Order.to_dict": "",
     "Order.from_dict": "data",
     "OrderStatus.from_wire": "payload, order_id",
@@ -67,14 +79,20 @@ FIELDS: dict[str, str] = {
     "Exchange": "method path order attempt status_code failure seconds size",
     "History": "total_sats fundings raw",
     "Outcome": "order code status error",
+    "Entry": "order bare price_sats paid number code cancel end ended_at watched",
+    "Intent": "row created_at kind country service price_sats prepaid",
+    "Finding": "order found status watched cancel_error error",
+    "Report": "findings unresolved balance balance_error",
+    "Balance": "sats expected_sats since spent_sats back_sats unpriced unresolved unresolved_sats",
     "Received": "code number order",
     "Sent": "sms_status order",
     "Funding": "amount_sats price_sats created_at description hold_invoice raw",
 }
 
 ERRORS = {
-    "Sms4SatsError", "TransportError", "OutcomeUnknown", "DecodeError", "APIError", "AuthenticationError", "RateLimited", "OrderError",
-    "OrderFailed", "OrderExpired", "OrderUnresolved", "OrderCancelled", "CancelRefused", "SendFailed", "PaymentFailed", "PriceTooHigh",
+    "Sms4SatsError", "TransportError", "OutcomeUnknown", "DecodeError", "JournalError", "APIError",
+    "AuthenticationError", "RateLimited", "OrderError", "OrderFailed", "OrderExpired", "OrderUnresolved",
+    "OrderCancelled", "CancelRefused", "SendFailed", "PaymentFailed", "PriceTooHigh",
 }  # fmt: skip
 
 
@@ -106,6 +124,10 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "OrderWatcher",
         "PayingWatcher",
         "BatchWatcher",
+        "Journal",
+        "Found",
+        "resume",
+        "reconcile",
         "receive_code",
         "send_sms",
         "OrderKind",

@@ -34,11 +34,14 @@ def line_of(block: str) -> str:
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=line_of)
-def test_a_program_runs_and_prints_its_code(block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_runs_and_prints_its_code(
+    block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     timeline = Timeline(paid_after=0.1, number_after=8, code_after=30, code="004217")
     quick = Sandbox(timeline=timeline, speed=100, accounts={KEY: 1_000_000})
     monkeypatch.setenv("SMS4SATS_API_KEY", KEY)
-    for call in ("Client()", "Client(api_key"):
+    monkeypatch.chdir(tmp_path)
+    for call in ("Client()", "Client(api_key", "Client(journal"):
         block = block.replace(call, call.replace("(", "(transport=TRANSPORT, "))
     exec(compile(block, "README.md", "exec"), {"TRANSPORT": quick.transport()})  # noqa: S102
     shown = capsys.readouterr().out
@@ -72,7 +75,7 @@ async def test_a_fragment_runs(block: str, anyio_backend_name: str, capsys: pyte
 
 
 def test_there_are_programs_and_fragments() -> None:
-    assert len(PROGRAMS) == 5
+    assert len(PROGRAMS) == 6
     assert len(TESTS) == 1
     assert len(FRAGMENTS) >= 6
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -21,6 +22,7 @@ from sms4sats_async import (
     CancelRefused,
     Client,
     DecodeError,
+    Journal,
     Order,
     OrderExpired,
     OrderFailed,
@@ -37,6 +39,7 @@ from sms4sats_async.testing import Clock, PaymentReturned, RealTimeError, Script
 from sms4sats_async.testing.clock import PATIENCE
 from sms4sats_async.testing.sandbox import API_KEY, BALANCE_SATS
 from sms4sats_async.testing.scripts import WORDS, Words
+from tests.test_journal import locked_for_a_moment
 
 T = TypeVar("T")
 
@@ -153,6 +156,30 @@ def test_a_limiter_of_ones_own_makes_no_difference(backend: str) -> None:
             await anyio.to_thread.run_sync(time.sleep, 0.5, abandon_on_cancel=True, limiter=limiter)
         assert clock.now == pytest.approx(5.05, abs=0.2)
 
+    run(backend, main)
+
+
+@on_both
+def test_time_stands_still_while_a_journal_is_waited_for(backend: str, tmp_path: Path) -> None:
+    async def main(clock: Clock) -> None:
+        seen: list[float] = []
+
+        async def write() -> None:
+            await anyio.sleep(10)
+            with locked_for_a_moment(path):
+                await journal.keep("name", 1)
+            seen.append(clock.now)
+
+        async with Journal(path) as journal, anyio.create_task_group() as tasks:
+            tasks.start_soon(write)
+            with anyio.move_on_after(10.001):  # not even so much passes
+                await anyio.sleep(math.inf)
+            assert seen == [10]
+            tasks.start_soon(write)
+            await clock.move(10)  # whoever has something to do at that moment does it, also with a journal
+            assert seen == [10, 20.001]
+
+    path = tmp_path / "orders.db"
     run(backend, main)
 
 

@@ -16,15 +16,19 @@ import click
 
 from sms4sats_async import __main__ as trying
 from sms4sats_async import __version__
+from sms4sats_async.batch import Outcome
 from sms4sats_async.cli import ends
 from sms4sats_async.cli.ends import Interrupted
 from sms4sats_async.cli.finding import AUTO_SELECT, FULL_RENTAL, NotFound, find_country, find_service
 from sms4sats_async.cli.orders import Waiting, follow, place, status_document
 from sms4sats_async.cli.paying import PayCommand
 from sms4sats_async.cli.screen import Answer, Screen, View, keep_answer, lasting, lose_output, sats, write_answer
-from sms4sats_async.cli.session import KEY_VARIABLE, Desk, MissingKey, Options, Stopped, Surroundings, Task, run
+from sms4sats_async.cli.session import JOURNAL_VARIABLE, KEY_VARIABLE, Desk, MissingKey, Options, Stopped, Surroundings, Task, run
+from sms4sats_async.entries import Intent
 from sms4sats_async.errors import Sms4SatsError
+from sms4sats_async.journal import Journal
 from sms4sats_async.models import Country, Order, OrderKind, RentalCountry, Service
+from sms4sats_async.recovery import Finding, reconcile, resume
 from sms4sats_async.watcher import OrderWatcher
 
 P = ParamSpec("P")
@@ -71,11 +75,12 @@ def asks_of_an_order(command: Callable[P, Task]) -> Callable[P, int]:
 
     @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document; a failure as well.")
     @click.option("--base-url", metavar="URL", help="Where the API is: https, or http to this machine or an .onion.")
+    @click.option("--journal", metavar="PATH", envvar=JOURNAL_VARIABLE, help="A file that has each order before you do.")
     @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="The event loop (default: asyncio).")
     @click.pass_obj
     @functools.wraps(command)
     def run_it(surroundings: Surroundings, /, *given: Any, **options: Any) -> int:
-        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend") if name in options}
+        common = {name: options.pop(name) for name in ("as_json", "sandbox", "base_url", "backend", "journal") if name in options}
         return _run(command(*given, **options), Options(**common), surroundings)
 
     return cast("Callable[P, int]", run_it)
@@ -104,7 +109,7 @@ def _run(task: Task, options: Options, surroundings: Surroundings) -> int:
     try:
         run(attrs.evolve(task, work=work), options, surroundings, screen=screen, give=give)
     except (Sms4SatsError, Interrupted, NotFound) as error:
-        return _fail(error, desks[0].order, screen, options)
+        return _fail(error, desks[0].order if desks else None, screen, options)  # the journal may have failed before
     except (MissingKey, ValueError) as error:
         raise click.UsageError(_PYTHON_NAME.sub(lambda found: _NAMES[found[0]], str(error))) from None
     return ends.FAULT if unwritten else ends.OK
@@ -146,7 +151,7 @@ def _fail(error: Exception, order: Order | None, screen: Screen, options: Option
     if again is not None:
         screen.token("resume", again)
     if options.as_json:
-        _write_document(ends.error_document(error, again))
+        _write_document(ends.error_document(error, again) | (error.beside if isinstance(error, Interrupted) else {}))
     return ends.exit_code(error)
 
 
@@ -444,6 +449,128 @@ def cancel(order: str, *, when_allowed: bool) -> Task:
         desk.give(Answer({"order_id": order, "cancelled": True}, [["cancelled"]], label="order"))
 
     return Task(work)
+
+
+# --- the journal -------------------------------------------------------------------------------------------------------------------
+
+
+def _journal(desk: Desk) -> Journal:
+    if desk.journal is None:
+        raise ValueError(f"--journal, or {JOURNAL_VARIABLE} in the environment, must name the file")
+    return desk.journal
+
+
+def _intent_document(intent: Intent) -> dict[str, Any]:
+    return {
+        "row": intent.row,
+        "created_at": intent.created_at.isoformat(),
+        "kind": intent.kind,
+        "country": intent.country,
+        "service": intent.service,
+        "price_sats": intent.price_sats,
+    }
+
+
+def _intent_row(intent: Intent) -> list[str]:
+    what = " ".join(str(word) for word in (intent.kind, intent.country, intent.service) if word is not None)
+    return [what, f"{intent.created_at:%Y-%m-%d %H:%M} UTC: perhaps ordered and charged, {sats(intent.price_sats)}"]
+
+
+@cli.command(short_help="List what a journal has open.")
+@asks_of_an_order
+def orders() -> Task:
+    """List the orders that the journal has open, and the calls whose reply was lost and that may have been charged. Asks nobody."""
+
+    async def work(desk: Desk) -> None:
+        journal = _journal(desk)
+        entries, intents = await journal.open_entries(), await journal.unresolved()
+        rows = [
+            [one.order.id, f"{one.order.kind}, {'paid' if one.paid else 'not seen paid'}{', watched' * one.watched}"] for one in entries
+        ]
+        listed = [{"order": one.order.to_dict(), "paid": one.paid, "number": one.number, "watched": one.watched} for one in entries]
+        document = {"orders": listed, "unresolved": [_intent_document(intent) for intent in intents]}
+        desk.give(Answer(document, [*rows, *map(_intent_row, intents)], ("order", "")))
+
+    return Task(work)
+
+
+@cli.command("resume", short_help="Watch all that a journal has open.")
+@asks_of_an_order
+def resume_command() -> Task:
+    """Watch all orders that the journal has open to their ends, and answer with their codes. Ctrl-C leaves them to the next time."""
+
+    async def work(desk: Desk) -> None:
+        batch, told = resume(desk.client, _journal(desk)), list[dict[str, Any]]()
+
+        def tell(outcome: Outcome) -> None:
+            error = None if outcome.error is None else str(outcome.error)
+            told.append({"order": outcome.order.to_dict(), "code": outcome.code, "error": error})
+            desk.give(Answer(None, [[outcome.order.id, outcome.code or error or "ended well"]]))
+
+        async def watch() -> None:
+            try:
+                async with batch:
+                    async for outcome in batch:
+                        tell(outcome)
+            finally:
+                for outcome in batch.unread:
+                    tell(outcome)
+
+        try:
+            await desk.signals.interruptible(watch)
+        except Stopped:
+            raise Interrupted("interrupted: what is open stays in the journal", beside={"outcomes": told}) from None
+        desk.give(Answer({"outcomes": told}, ()))
+
+    return Task(work)
+
+
+@cli.command("reconcile", short_help="Tell what became of all that a journal has open.")
+@click.option("--cancel", is_flag=True, help="Have the service cancel what is still open, unless a program that runs watches it.")
+@asks_of_an_order
+def reconcile_command(*, cancel: bool) -> Task:
+    """Ask the service once about all that the journal has open, and, with SMS4SATS_API_KEY, compare the balance. Spends nothing."""
+
+    async def work(desk: Desk) -> None:
+        journal = _journal(desk)
+        report = await _ask(desk, lambda: reconcile(desk.client, journal, cancel=cancel))
+        rows = [[finding.order.id, _finding_words(finding)] for finding in report.findings]
+        rows += map(_intent_row, report.unresolved)
+        balance = None if report.balance is None else attrs.asdict(report.balance)
+        if report.balance is not None and balance is not None:
+            charged = {True: ": what is in doubt was charged", False: ": nothing that is in doubt was charged", None: ""}
+            told = f"{sats(report.balance.sats)}, expected {sats(report.balance.expected_sats)}{charged[report.balance.charged]}"
+            rows.append(["balance", told])
+            since, missing = report.balance.since, report.balance.missing_sats
+            balance |= {"since": since and since.isoformat(), "missing_sats": missing, "charged": report.balance.charged}
+        if report.balance_error is not None:
+            desk.screen.say("balance", str(report.balance_error))
+        document = {
+            "findings": [_finding_document(finding) for finding in report.findings],
+            "unresolved": [_intent_document(intent) for intent in report.unresolved],
+            "balance": balance,
+        }
+        desk.give(Answer(document, rows, ("order", "")))
+
+    return Task(work, offers_key=True)
+
+
+def _finding_words(finding: Finding) -> str:
+    code = None if finding.status is None else finding.status.code
+    problem = finding.error or finding.cancel_error
+    words = finding.found.value if code is None else f"{finding.found.value} {code}"
+    return f"{words}{', watched' * finding.watched}{'' if problem is None else f': {problem}'}"
+
+
+def _finding_document(finding: Finding) -> dict[str, Any]:
+    return {
+        "order": finding.order.to_dict(),
+        "found": finding.found,
+        "watched": finding.watched,
+        "status": None if finding.status is None else status_document(finding.status),
+        "cancel_error": None if finding.cancel_error is None else str(finding.cancel_error),
+        "error": None if finding.error is None else str(finding.error),
+    }
 
 
 # --- the prepaid account -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from sms4sats_async.errors import (
     AuthenticationError,
     CancelRefused,
     DecodeError,
+    JournalError,
     OrderCancelled,
     OrderExpired,
     OrderFailed,
@@ -35,10 +36,14 @@ class Interrupted(Exception):
     Attributes:
         order: what was placed; ``None`` when nothing was.
         reason: why the server did not cancel it; ``None`` when it was not asked.
+        beside: what has come until then, for the document of ``--json``.
     """
 
-    def __init__(self, message: str, *, order: Order | None = None, reason: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, order: Order | None = None, reason: str | None = None, beside: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
+        self.beside = beside or {}
         self.order = order
         self.order_id = None if order is None else order.id
         self.reason = reason
@@ -76,6 +81,7 @@ CODES: dict[type[Exception], tuple[int, str]] = {
     TransportError: (6, "no usable reply came"),
     OutcomeUnknown: (7, "a call that spends may have been charged, and its reply was lost: look before you repeat it"),
     DecodeError: (8, "a reply that is not what the API promises"),
+    JournalError: (9, "the journal cannot be used, and nothing was ordered"),
     OrderFailed: (11, "the service ended the order, and gives the money back"),
     OrderExpired: (12, "no payment, or no code, in time"),
     OrderUnresolved: (13, "the time is over and the service could not be asked: watch the order again"),

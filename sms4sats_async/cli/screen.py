@@ -47,14 +47,14 @@ class Answer:
     """What a command answers.
 
     Attributes:
-        document: for ``--json``.
+        document: for ``--json``; ``None`` where a later answer has it.
         rows: for everybody else; on a terminal under ``columns``, if there are any, else one line each, with tabs between the values.
         label: what a terminal shows before an answer of a single value.
         elsewhere: what a person is told who sees standard error only; nothing, if that is empty.
         numbers: the columns of ``rows`` that are numbers.
     """
 
-    document: dict[str, Any]
+    document: dict[str, Any] | None
     rows: Sequence[Sequence[str]]
     columns: Sequence[str] = ()
     label: str = ""
@@ -69,6 +69,8 @@ def write_answer(answer: Answer, screen: Screen, *, as_json: bool) -> None:
         OSError: standard output is closed, or full.
     """
     terminal = sys.stdout.isatty()
+    if as_json and answer.document is None:
+        return
     if as_json:
         print(json.dumps(answer.document, ensure_ascii=not terminal), flush=True)
     elif answer.columns and terminal:
@@ -83,7 +85,7 @@ def keep_answer(answer: Answer, failure: OSError, screen: Screen, *, as_json: bo
     """See to it that an answer which cost something is not lost with standard output; a list can be asked for again."""
     lose_output()
     if not answer.columns:
-        words = json.dumps(answer.document) if as_json else answer.rows[0][0]
+        words = json.dumps(answer.document) if as_json else " ".join(answer.rows[0])
         screen.token("answer", f"{words} (standard output: {failure.strerror})")
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -15,6 +15,7 @@ import attrs
 
 from sms4sats_async.cli.screen import Answer, Screen
 from sms4sats_async.client import BASE_URL, Client
+from sms4sats_async.journal import Journal
 from sms4sats_async.models import Order
 from sms4sats_async.sandbox import Sandbox, Timeline
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KEY_VARIABLE = "SMS4SATS_API_KEY"
+JOURNAL_VARIABLE = "SMS4SATS_JOURNAL"
 SANDBOX_SPEED = 12.0
 """How fast ``--sandbox`` is: a code after 2 s to look at the invoice and 4 s to look at the rest."""
 SANDBOX_PAID_AFTER = 24.0
@@ -97,12 +99,14 @@ class Options:
         sandbox: talk to a service in memory.
         base_url: where the API is; ``None`` for the service's own.
         backend: ``asyncio`` or ``trio``.
+        journal: the file that remembers the orders; ``None`` for none. The sandbox's orders are not worth it.
     """
 
     as_json: bool = False
     sandbox: bool = False
     base_url: str | None = None
     backend: str = "asyncio"
+    journal: str | None = None
 
 
 @contextmanager
@@ -146,6 +150,7 @@ class Desk:
         signals: Ctrl-C, SIGTERM and SIGHUP.
         give: writes an answer to standard output, at once.
         speed: how much faster than the real service this one is.
+        journal: remembers the orders; ``None`` where nothing does.
         order: the order that the command is about; ``None`` until there is one.
     """
 
@@ -154,6 +159,7 @@ class Desk:
     signals: Signals
     give: Callable[[Answer], None]
     speed: float = 1.0
+    journal: Journal | None = None
     order: Order | None = None
 
 
@@ -161,16 +167,24 @@ class MissingKey(Exception):
     """The command needs an API key, and the environment has none."""
 
 
-def _client(options: Options, surroundings: Surroundings, *, keyed: bool) -> tuple[Client, float]:
+def _journal(options: Options) -> Journal | None:
+    """Return the journal for a command. A code is where it belongs when the command is over."""
+    return Journal(options.journal, settle_after=math.inf) if options.journal and not options.sandbox else None
+
+
+def _client(
+    options: Options, surroundings: Surroundings, journal: Journal | None, *, keyed: bool, offers_key: bool
+) -> tuple[Client, float]:
     """Return the client for a command, and how fast its service is."""
     if options.sandbox:
         plan = attrs.evolve(Timeline.typical(), paid_after=SANDBOX_PAID_AFTER)
         sandbox = Sandbox(timeline=plan, speed=SANDBOX_SPEED, accounts={SANDBOX_KEY: SANDBOX_SATS})
         return Client(api_key=SANDBOX_KEY, transport=sandbox.transport()), SANDBOX_SPEED
-    key = os.environ.get(KEY_VARIABLE) if keyed else None
+    key = (os.environ.get(KEY_VARIABLE) or None) if keyed or offers_key else None
     if keyed and not key:
         raise MissingKey(f"{KEY_VARIABLE} is not set: the API key comes from the environment, and from nowhere else")
-    return Client(api_key=key, base_url=BASE_URL if options.base_url is None else options.base_url, transport=surroundings.transport), 1.0
+    url = BASE_URL if options.base_url is None else options.base_url
+    return Client(api_key=key, base_url=url, transport=surroundings.transport, journal=journal), 1.0
 
 
 @attrs.frozen
@@ -181,11 +195,13 @@ class Task:
         work: does it.
         keyed: does it need an API key?
         follows: does it go on after an answer?
+        offers_key: does it take an API key where there is one?
     """
 
     work: Callable[[Desk], Awaitable[None]]
     keyed: bool = False
     follows: bool = False
+    offers_key: bool = False
 
 
 def run(task: Task, options: Options, surroundings: Surroundings, *, screen: Screen, give: Callable[[Answer], None]) -> None:
@@ -199,9 +215,10 @@ def run(task: Task, options: Options, surroundings: Surroundings, *, screen: Scr
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(signals.listen, received)
                 try:
-                    client, speed = _client(options, surroundings, keyed=task.keyed)
-                    async with client:
-                        await task.work(Desk(client, screen, signals, give, speed))
+                    journal = _journal(options)
+                    client, speed = _client(options, surroundings, journal, keyed=task.keyed, offers_key=task.offers_key)
+                    async with journal or nullcontext(), client:
+                        await task.work(Desk(client, screen, signals, give, speed, journal))
                 except Exception as error:  # noqa: BLE001 - handed over, so that no group is made of it
                     failure = error
                 tasks.cancel_scope.cancel()

@@ -51,8 +51,8 @@ class Clock:
 
     Time stands still as long as anybody has something to do. When all wait, it jumps to the next moment that somebody waits for. While a
     thread of ``asyncio.to_thread``, ``loop.run_in_executor``, ``anyio.to_thread`` or ``trio.to_thread`` works, it goes as fast as real
-    time does. Other threads, and sockets, cannot be asked whether they still have something to say: as long as there are any, each
-    jump is preceded by ``patience``.
+    time does; while somebody waits for a ``Journal``, it stands still. Other threads, and sockets, cannot be asked whether they still
+    have something to say: as long as there are any, each jump is preceded by ``patience``.
 
     What a program reads from ``time`` and ``datetime`` stays real.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio.to_thread
 
+from sms4sats_async.journal import is_awaited_in
 from sms4sats_async.testing.clock import RealTimeError
 
 
@@ -69,13 +70,14 @@ class AsyncioTime:
         ready = self._wait(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
-        if self._settling:
+        journal_answers = is_awaited_in(self._loop)
+        if self._settling and not journal_answers:
             for settled in self._settling:
                 if not settled.done():  # who waited may be cancelled
                     settled.set_result(None)
             self._settling.clear()
             return []
-        if timeout is None:  # nobody waits for any moment: only a file or another thread can go on
+        if timeout is None or journal_answers:  # nobody waits for any moment, or may do so yet: only a file or a thread can go on
             return self._wait(None)
         if self._calls or self._limiter.borrowed_tokens or self._waits_for_a_thread():  # time goes on as it does for a thread
             before = self._shift.time()

@@ -8,6 +8,7 @@ import trio
 from trio.lowlevel import Task
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from sms4sats_async.journal import is_awaited_in
 from sms4sats_async.testing.clock import RealTimeError
 
 
@@ -52,6 +53,8 @@ class TrioTime(trio.abc.Instrument):
     async def settle(self) -> None:
         """Return when everybody else waits."""
         await wait_all_tasks_blocked()
+        while is_awaited_in(self._token):  # the answer comes, and may be about this very moment
+            await wait_all_tasks_blocked(self._patience())
 
     def end(self) -> None:
         """Take the care back. The clock stays what it is, as a run has but one."""
@@ -64,10 +67,14 @@ class TrioTime(trio.abc.Instrument):
             self._in_threads.add(task)
         else:
             self._in_threads.discard(task)
-        works = bool(self._in_threads)
-        threshold = math.inf if works else max(self._threshold, self._patience() if _has_company() else 0.0)
-        if self._clock.autojump_threshold != threshold:
-            self._clock.rate = 1.0 if works else 0.0
+        if is_awaited_in(self._token):
+            rate, threshold = 0.0, math.inf
+        elif self._in_threads:
+            rate, threshold = 1.0, math.inf
+        else:
+            rate, threshold = 0.0, max(self._threshold, self._patience() if _has_company() else 0.0)
+        if (self._clock.rate, self._clock.autojump_threshold) != (rate, threshold):
+            self._clock.rate = rate
             self._clock.autojump_threshold = threshold
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 import anyio
 import attrs
 
-from sms4sats_async.client import BASE_URL, Client
+from sms4sats_async.client import BASE_URL, Client, Keeper
 from sms4sats_async.models import Order, OrderKind, mask
 from sms4sats_async.sandbox import Sandbox, SandboxCall, SandboxOrder, Timeline
 from sms4sats_async.testing.scripts import ABOUT_AN_ORDER, PLACES_AN_ORDER, Script, Trouble, Words
@@ -108,6 +108,7 @@ class ScriptedSandbox(Sandbox):
         trust_env: bool = True,
         transport: object = None,
         on_order: Callable[[Order], object] | None = None,
+        journal: Keeper | None = None,
         ssl_context: object = None,
         on_exchange: Callable[[Exchange], object] | None = None,
     ) -> Client:
@@ -124,6 +125,7 @@ class ScriptedSandbox(Sandbox):
             attempts=attempts,
             transport=self.transport(),
             on_order=on_order,
+            journal=journal,
             on_exchange=on_exchange,
         )
 

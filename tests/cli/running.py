@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import pty
 import re
@@ -29,6 +30,7 @@ from rich.console import Console
 from sms4sats_async.cli.commands import main
 from sms4sats_async.cli.screen import Screen
 from sms4sats_async.cli.session import Surroundings
+from sms4sats_async.journal import is_awaited_in
 from sms4sats_async.sandbox import Sandbox
 from tests.conftest import HAS_TRIO
 from tests.virtual_time import VirtualTimeLoop
@@ -106,9 +108,7 @@ def run(
     keyboard = transport.keyboard if isinstance(transport, Struck) else Keyboard()
     options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
     if backend == "trio":
-        from trio.testing import MockClock
-
-        options = {"clock": MockClock(autojump_threshold=0)}
+        options = virtual_trio()
 
     def screen() -> Screen:
         if columns is None:
@@ -121,6 +121,21 @@ def run(
         code = pool.submit(main, [*arguments, "--backend", backend], surroundings).result()
     shown = out.getvalue() if columns is None else plain(out.getvalue())
     return Done(code, shown, plain(err.getvalue()), out.getvalue() + err.getvalue())
+
+
+def virtual_trio() -> dict[str, Any]:
+    """What trio is to be told for virtual time; while a journal is waited for, it stands still."""
+    import trio
+    from trio.testing import MockClock
+
+    clock = MockClock(autojump_threshold=0)
+
+    class Pace(trio.abc.Instrument):
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            del task
+            clock.autojump_threshold = math.inf if is_awaited_in(trio.lowlevel.current_trio_token()) else 0
+
+    return {"clock": clock, "instruments": [Pace()]}
 
 
 class Keyboard:

@@ -1,19 +1,24 @@
-"""Rows 13 to 26: the connection fails after the first byte, so that nobody can say whether the service has seen the request."""
+"""Rows 13 to 27: the connection fails after the first byte, so that nobody can say whether the service has seen the request."""
 
 import asyncio
 import contextlib
 import functools
 import itertools
 import logging
+import os
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from sms4sats_async import APIError, Client, DecodeError, Order, OrderWatcher, OutcomeUnknown, TransportError
+import sms4sats_async
+from sms4sats_async import APIError, Client, DecodeError, Journal, Order, OrderWatcher, OutcomeUnknown, TransportError
 from tests.faults.calls import (
     BY_INVOICE,
     KEY,
@@ -496,3 +501,42 @@ def test_row_26_a_purchase_survives_the_end_of_its_loop() -> None:
         charged = portal.call(lambda: service.charged)  # pragma: no cover
         assert [one.id for one in told] == charged  # pragma: no cover
         assert service.asked.total() == len(told) == 1  # pragma: no cover
+
+
+# --- 27: the process is killed in a prepaid call -----------------------------------------------------------------------------------
+
+BUYER = """if True:
+    import sys
+    import anyio
+    from sms4sats_async import Journal
+    from tests.faults.stacks import Stack
+
+    async def main(stack, url, path):
+        async with Journal(path) as journal, Stack(stack, ()).client(url, api_key="key", journal=journal) as client:
+            await client.create_order(187, "tg", immediate=True)
+
+    backend, *arguments = sys.argv[1:]
+    anyio.run(main, *arguments, backend=backend)
+"""
+
+
+@pytest.mark.real_time
+@every_stack
+async def test_row_27_a_purchase_that_is_lost_with_its_process_is_in_the_journal(
+    stack: Stack, tmp_path: Path, anyio_backend_name: str
+) -> None:
+    async def kills(reply: Reply, answer: bytes) -> None:
+        process.kill()
+        await process.wait()
+        await reply.reset()
+
+    service, path = Service(lambda request, about: kills), tmp_path / "orders.db"
+    places = os.pathsep.join(str(place) for place in (Path(sms4sats_async.__file__).parents[1], Path(__file__).parents[2]))
+    async with service.serving() as server:
+        command = [sys.executable, "-c", BUYER, anyio_backend_name, stack.name, server.url, str(path)]
+        async with await anyio.open_process(command, env=os.environ | {"PYTHONPATH": places}) as process:
+            assert await process.wait() == -signal.SIGKILL
+    async with Journal(path) as journal:
+        (intent,) = await journal.unresolved()
+        assert (intent.country, intent.service, intent.prepaid) == (187, "tg", True)
+    assert len(service.charged) == 1
