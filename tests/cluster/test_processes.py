@@ -47,7 +47,7 @@ async def shared(cluster: Cluster, workers: int, seconds: float = 20.0) -> None:
 async def said(log: Path, words: str, seconds: float = 20.0) -> None:
     """Wait until a log has these words."""
     with anyio.fail_after(seconds):
-        while words not in log.read_text():  # noqa: ASYNC110, ASYNC240 - of another process, and short
+        while words not in log.read_text():  # noqa: ASYNC110 - of another process, and short
             await anyio.sleep(0.01)
 
 
