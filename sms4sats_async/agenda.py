@@ -23,14 +23,17 @@ class Agenda(Generic[T]):
 
     Attributes:
         turn: when the next turn comes.
+        turns: how many turns were taken.
         braked_until: nothing but what is urgent is taken before.
     """
 
-    __slots__ = ("_counter", "_ordinary", "_spacing", "_urgent", "braked_until", "turn")
+    __slots__ = ("_allowed_until", "_counter", "_ordinary", "_spacing", "_urgent", "braked_until", "turn", "turns")
 
     def __init__(self, max_rate: float | None = None) -> None:
-        self._spacing = 0.0 if max_rate is None else (1 + SLACK + MARGIN) / max_rate
+        self._spacing = 0.0 if max_rate is None else _spacing(max_rate)
+        self._allowed_until = math.inf
         self.turn = -math.inf
+        self.turns = 0
         self.braked_until = -math.inf
         self._ordinary: list[tuple[float, int, T]] = []
         self._urgent: list[tuple[float, int, T]] = []
@@ -44,11 +47,24 @@ class Agenda(Generic[T]):
         """Take nothing before this time but what is urgent."""
         self.braked_until = max(self.braked_until, until)
 
+    def allow(self, max_rate: float, until: float) -> None:
+        """Change the rate, from the next turn on, 0 for no turn at all. From this time on there are none, until it is allowed anew."""
+        if max_rate > 0:
+            spacing = _spacing(max_rate)
+            self.turn += spacing - self._spacing
+            self._spacing = spacing
+        self._allowed_until = until if max_rate > 0 else -math.inf
+
+    def next_turn(self) -> float:
+        """When the next turn comes; infinity when it is not allowed."""
+        return self.turn if self.turn < self._allowed_until else math.inf
+
     def next_at(self) -> float:
-        """When something can be taken; infinity when there is nothing."""
+        """When something can be taken; infinity when there is nothing, or nothing is allowed."""
         urgent = self._urgent[0][0] if self._urgent else math.inf
         ordinary = max(self._ordinary[0][0], self.braked_until) if self._ordinary else math.inf
-        return max(self.turn, min(urgent, ordinary))
+        at = max(self.turn, min(urgent, ordinary))
+        return at if at < self._allowed_until else math.inf
 
     def take(self, now: float) -> T:
         """Take what is due now, :meth:`next_at` having come, and count it as a turn."""
@@ -58,6 +74,7 @@ class Agenda(Generic[T]):
     def count(self, now: float) -> None:
         """Take a turn: :attr:`turn` having come."""
         self.turn = max(self.turn, now - SLACK) + self._spacing
+        self.turns += 1
 
     def behind(self, now: float) -> float:
         """By how many seconds the thing that waits longest could have been taken earlier; 0 when nothing can be taken yet."""
@@ -70,3 +87,8 @@ class Agenda(Generic[T]):
         self._urgent.clear()
         self._ordinary.clear()
         return things
+
+
+def _spacing(max_rate: float) -> float:
+    """Return the seconds from one turn to the next."""
+    return (1 + SLACK + MARGIN) / max_rate

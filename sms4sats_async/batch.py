@@ -41,6 +41,8 @@ LEAVE_TIMEOUT = 10.0
 """Seconds without any answer of the service after which leaving gives up."""
 DOZE = 0.02
 """Seconds that a wait takes at least: at 2,000 requests in a second, waking for each of them costs as much as making it."""
+RECONSIDER = 1.0
+"""Seconds after which a request that waits for its turn asks again when that is: what is allowed may have changed."""
 FAR_BEHIND = 30.0
 """Seconds by which a poll must be late to be worth a warning."""
 
@@ -161,6 +163,46 @@ class BatchWatcher:
     def behind(self) -> float:
         """By how many seconds the most overdue poll is late just now; well above 1, ``max_rate`` or the client's connections are few."""
         return self._agenda.behind(anyio.current_time())
+
+    @property
+    def requests(self) -> int:
+        """How many requests have had their turn until now, cancels included."""
+        return self._agenda.turns
+
+    @property
+    def braked(self) -> float:
+        """For how many seconds more no request leaves but for last steps under way, because the service, or :meth:`brake`, asked for it."""
+        return max(0.0, self._agenda.braked_until - anyio.current_time())
+
+    def brake(self, seconds: float) -> None:
+        """Let no request leave for so many seconds, but for last steps under way: as if the service had said "too many requests" to us.
+
+        For whoever knows that it was said to somebody else with whom the rate is shared.
+
+        Raises:
+            ValueError, TypeError: it is no such number.
+        """
+        self._agenda.brake(anyio.current_time() + positive("seconds", seconds))
+
+    def allow(self, max_rate: float, *, seconds: float = math.inf) -> None:
+        """Change ``max_rate`` from now on; 0 for no request at all. It holds for so many seconds: after them no request leaves any more.
+
+        For whoever has a share of a rate, and has it on loan. Nothing is lost by waiting: what fell due meanwhile is made up for when
+        requests are allowed again. A window that ends meanwhile ends unresolved.
+
+        Raises:
+            ValueError, TypeError: it is no such number.
+            RuntimeError: the batch was made without ``max_rate``.
+        """
+        if not self._paced:
+            raise RuntimeError("the batch was made without max_rate")
+        rate = 0.0 if max_rate == 0 else positive("max_rate", max_rate, "requests per second")
+        until = anyio.current_time() + positive("seconds", seconds)
+        self._agenda.allow(rate, until)
+        if rate:
+            self._patience = LEAVE_TIMEOUT + 1 / rate
+        if self._nap is not None:
+            self._nap.cancel()
 
     def add(self, order: Order | str) -> None:
         """Watch one more order from now on, whatever ``max_watching`` says; nothing is done about one that is watched already.
@@ -347,8 +389,8 @@ class BatchWatcher:
 
     async def _turn(self) -> None:
         """Wait for one more turn, and take it."""
-        while (at := self._agenda.turn) > (now := anyio.current_time()):
-            await self._probe.nap(anyio.CancelScope(deadline=at))
+        while (at := self._agenda.next_turn()) > (now := anyio.current_time()):
+            await self._probe.nap(anyio.CancelScope(deadline=min(at, now + RECONSIDER)))
         self._agenda.count(now)
 
     async def _next(self) -> Watch:

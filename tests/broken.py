@@ -2400,6 +2400,133 @@ _TERMINAL = [
     ),
 ]
 
+# --- many machines ---------------------------------------------------------------------------------------------------------------
+
+_CLUSTER = [
+    Variant(
+        "a-worker-that-stops-cancels",
+        "hands back the orders at once, and cancels none",
+        "cluster/worker.py",
+        "cancel_on_exit=False,",
+        "cancel_on_exit=True,",
+        ("cluster/test_worker.py::test_a_worker_that_stops_hands_back_its_orders_at_once_and_cancels_none",),
+    ),
+    Variant(
+        "an-order-is-put-in-twice",
+        "it is put in once",
+        "cluster/scripts.py",
+        "if not (there and #redis.call('XRANGE', KEYS[1], there, there) > 0) then",
+        "if true then",
+        ("cluster/test_worker.py::test_an_order_put_in_twice_is_watched_once_and_told_once",),
+    ),
+    Variant(
+        "a-share-without-end",
+        "workers go on with their last share for 10 s, then ask nothing",
+        "cluster/worker.py",
+        "self._batch.allow(beat.share, seconds=until - now)",
+        "self._batch.allow(beat.share)",
+        ("cluster/test_worker.py::test_without_redis_polls_go_on_for_a_while_then_pause_then_go_on",),
+    ),
+    Variant(
+        "what-redis-has-lost-stays-lost",
+        "the workers put back what they watch",
+        "cluster/worker.py",
+        'if self._why == "forgotten":',
+        'if self._why == "lost":',
+        ("cluster/test_worker.py::test_redis_that_has_lost_its_data_gets_the_orders_back",),
+    ),
+    Variant(
+        "shares-add-up-to-more",
+        "never add up to more than the rate",
+        "cluster/scripts.py",
+        "math.max(0, math.min(math.max(1, math.floor(rate * part)), rate - taken))",
+        "math.max(1, math.floor(rate * part))",
+        ("cluster/test_store.py::test_whatever_the_workers_watch_their_shares_are_never_more_than_the_rate",),
+    ),
+    Variant(
+        "too-many-requests-brake-one-worker",
+        "said to one worker, brakes them all within a second",
+        "cluster/worker.py",
+        "self._batch.brake(self._braked_until - now)",
+        "pass",
+        ("cluster/test_worker.py::test_too_many_requests_brake_the_whole_cluster",),
+    ),
+    Variant(
+        "an-order-lost-on-its-way-stays-lost",
+        "where Redis has held us for more than we know of for two beats: go through all of it",
+        "cluster/worker.py",
+        "if not self._in_doubt and not (surplus and self._surplus):",
+        "if not self._in_doubt:",
+        ("cluster/test_worker.py::test_an_order_that_was_given_and_lost_on_the_way_is_found",),
+    ),
+    Variant(
+        "an-older-backup-is-believed",
+        "or came back with an older backup | the workers put back what they watch",
+        "cluster/scripts.py",
+        "if ARGV[3] ~= '' and (ARGV[3] ~= epoch or last < tonumber(ARGV[14])) then",
+        "if ARGV[3] ~= '' and ARGV[3] ~= epoch then",
+        ("cluster/test_store.py::test_data_that_are_older_than_what_was_answered_are_lost_data",),
+    ),
+    Variant(
+        "a-new-worker-asks-at-once",
+        "a worker that is new to it asks nothing in its first 4 s",
+        "cluster/scripts.py",
+        "if new or redis.call('EXISTS', KEYS[4]) == 1 then share = 0 end",
+        "if redis.call('EXISTS', KEYS[4]) == 1 then share = 0 end",
+        ("cluster/test_store.py::test_who_is_new_to_a_redis_that_has_just_started_waits_until_the_others_are_heard",),
+    ),
+    Variant(
+        "what-is-no-outcome-stops-the-reader",
+        "messages that were no orders, or no outcomes, with the reason",
+        "cluster/job.py",
+        "await _patiently(partial(self._store.bury_outcome, (entry, fields), str(reason)))",
+        "raise",
+        ("cluster/test_worker.py::test_what_is_no_outcome_lies_with_the_dead_letters_and_stops_nobody_who_reads",),
+    ),
+    Variant(
+        "an-unreadable-url-is-repeated",
+        "its words can repeat a part of a password that was taken for a port",
+        "cluster/store.py",
+        'raise ValueError("url must be redis://, rediss:// or unix://, with what is special in a password percent-encoded") from None',
+        "raise",
+        ("cluster/test_store.py::test_a_url_that_cannot_be_read_is_not_repeated",),
+    ),
+    Variant(
+        "silence-of-redis-is-death",
+        "nobody could be heard: so silence is no sign yet that somebody is dead",
+        "cluster/scripts.py",
+        "if now - latest > tonumber(ARGV[12]) then",
+        "if false then",
+        ("cluster/test_store.py::test_nobody_is_taken_for_dead_because_redis_was_away",),
+    ),
+    Variant(
+        "a-dead-letter-repeats-what-was-in-it",
+        "nothing of what was in it: that can be a secret",
+        "cluster/messages.py",
+        'told if told.startswith("order: ") else "its kind or its created_at cannot be read"',
+        "told",
+        ("cluster/test_worker.py::test_what_is_no_order_lies_with_the_dead_letters_and_stops_nothing",),
+    ),
+    Variant(
+        "a-rental-ends-with-its-code",
+        "Without entries the outcome is no end.",
+        "cluster/worker.py",
+        "if outcome.error is not None or outcome.order.kind is not OrderKind.rental:",
+        "if self.orders:",
+        ("cluster/test_worker.py::test_a_rental_tells_each_code_and_goes_on",),
+    ),
+    Variant(
+        "a-loan-without-end",
+        "after so many seconds without a new word no request leaves",
+        "agenda.py",
+        "return at if at < self._allowed_until else math.inf",
+        "return at",
+        ("test_agenda.py::test_a_loan_ends_and_begins_anew",),
+    ),
+]
+
+# --- a crash ---------------------------------------------------------------------------------------------------------------------
+
 _JOURNAL = [
     Variant(
         "the-intent-comes-after-the-call",
@@ -2757,6 +2884,7 @@ VARIANTS = [
     *_GOOD_TO_KNOW,
     *_STARTS,
     *_TERMINAL,
+    *_CLUSTER,
     *_JOURNAL,
 ]
 

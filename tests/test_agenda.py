@@ -261,3 +261,32 @@ def test_clear_forgets_neither_the_turns_nor_the_brake() -> None:
     assert agenda.next_at() == 20
     agenda.put(2, 0, urgent=True)
     assert agenda.next_at() == pytest.approx(1, abs=0.05)
+
+
+# --- a rate on loan ----------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(1, 100), st.integers(1, 40)), min_size=1, max_size=8))
+def test_whatever_the_rates_were_no_second_has_more_than_the_highest(loans: list[tuple[int, int]]) -> None:
+    agenda = full(400, 1)
+    times: list[float] = []
+    now = 0.0
+    for rate, count in loans:
+        agenda.allow(rate, math.inf)
+        for _ in range(count):
+            now = max(now, agenda.next_at())
+            agenda.take(now)
+            times.append(now)
+    assert most_in_a_second(times) <= max(rate for rate, _ in loans)
+    assert agenda.turns == len(times)
+
+
+def test_a_loan_ends_and_begins_anew() -> None:
+    agenda = full(10, 1)
+    agenda.allow(10, until=0.3)
+    assert taken(agenda) == pytest.approx([0.0, 0.067, 0.174, 0.281])  # the first was late by what is caught up with
+    assert (agenda.next_turn(), agenda.next_at()) == (math.inf, math.inf)
+    agenda.allow(0, until=math.inf)
+    assert agenda.next_turn() == math.inf
+    agenda.allow(20, until=math.inf)
+    assert len(taken(agenda, start=5.0)) == 6

@@ -141,7 +141,7 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
     assert tests[-4:] == ["-m", "pytest", "-n", "auto"]
     ci = (ROOT / ".ci" / "run").read_text()
     assert " ".join(tests[-4:]) in ci
-    for extra in (".[sandbox,trio,aiohttp,socks,cli]", "--group test"):
+    for extra in (".[sandbox,trio,aiohttp,socks,cli,cluster]", "--group test"):
         assert extra in " ".join(tests)
         assert extra in ci
 
