@@ -313,21 +313,21 @@ _CALLS = [
         "on-order-is-not-called",
         "gets every order as soon as its reply is read",
         "client.py",
-        "            placed.append(order)\n            self._tell(order)",
-        "            placed.append(order)",
+        "            if self._journal is None:  # else it is told of when it is on disk\n                self._tell(order)\n",
+        "",
         ("test_spending.py::test_on_order_hears_of_each_order_once_and_may_fail",),
     ),
     Variant(
         "on-order-is-called-in-the-end",
         "gets every order as soon as its reply is read",
         "client.py",
-        "            order = await self._transport.send(call)\n",
-        "            tell, self._tell = self._tell, lambda order: None\n"
-        "            try:\n"
-        "                order = await self._transport.send(call)\n"
-        "            finally:\n"
-        "                self._tell = tell\n"
-        "            tell(order)\n",
+        "                order = await self._transport.send(call)\n",
+        "                tell, self._tell = self._tell, lambda order: None\n"
+        "                try:\n"
+        "                    order = await self._transport.send(call)\n"
+        "                finally:\n"
+        "                    self._tell = tell\n"
+        "                tell(order)\n",
         ("test_spending.py::test_sixty_cancelled_purchases_are_all_known",),
     ),
     Variant(
@@ -427,9 +427,9 @@ _WATCHING = [
         "leaving-cancels-what-has-ended",
         "before the order has ended asks the server to cancel it",
         "watcher.py",
-        "        if not self._cancel_on_exit or self._state.end is not None",
-        "        if self._state.end is not None:\n            await self._probe.cancel(self.order.id)\n"
-        "        if not self._cancel_on_exit or self._state.end is not None",
+        "            if not self._cancel_on_exit or self._state.end is not None",
+        "            if self._state.end is not None:\n                await self._probe.cancel(self.order.id)\n"
+        "            if not self._cancel_on_exit or self._state.end is not None",
         ("test_watcher.py::test_leaving_the_block_after_the_end_asks_nothing",),
     ),
     Variant(
@@ -865,8 +865,8 @@ _BATCH = [
         "the-failure-of-an-order-is-raised",
         "in its `outcome.error`, never raised",
         "batch.py",
-        "        outcome = self._unread.popleft()\n",
-        "        outcome = self._unread.popleft()\n        if outcome.error is not None:\n            raise outcome.error\n",
+        "        outcome, ended = self._unread.popleft()\n",
+        "        outcome, ended = self._unread.popleft()\n        if outcome.error is not None:\n            raise outcome.error\n",
         ("test_batch.py::test_an_order_that_the_server_ended_is_order_failed",),
     ),
     Variant(
@@ -1041,8 +1041,8 @@ _BATCH = [
         "unread-outcomes-are-lost",
         "the outcomes that nobody has read",
         "batch.py",
-        "        return list(self._unread)",
-        "        return list(self._unread) if self._leaving is None else []",
+        "        return [outcome for outcome, _ in self._unread]",
+        "        return [outcome for outcome, _ in self._unread] if self._leaving is None else []",
         ("test_batch.py::test_leaving_early_cancels_what_is_open_and_keeps_what_nobody_has_read",),
     ),
     Variant(
@@ -1676,8 +1676,8 @@ _MONEY = [
         "a-charge-swallows-the-cancellation",
         "the cancellation goes on",
         "transport.py",
-        "            raise\n        if shelter.error is not None:",
-        "            del interruption\n        if shelter.error is not None:",
+        "            raise\n        finally:\n            call.in_doubt",
+        "            del interruption\n        finally:\n            call.in_doubt",
         ("test_spending.py::test_sixty_cancelled_purchases_are_all_known",),
     ),
     Variant(
@@ -2338,8 +2338,8 @@ _TERMINAL = [
         "a-failure-is-no-json",
         "`--json` answers with one document, a failure as well",
         "cli/commands.py",
-        "    if options.as_json:\n        _write_document(ends.error_document(error, again))\n",
-        "",
+        "    if options.as_json:\n        _write_document(ends.error",
+        "    if False:\n        _write_document(ends.error",
         ("cli/test_commands.py::test_a_failure_in_json_is_one_document",),
     ),
     Variant(
@@ -2801,8 +2801,8 @@ _TESTING = [
         "time-jumps-away-from-trios-threads",
         "`anyio.to_thread` or `trio.to_thread` works, it goes on as real time does",
         "testing/on_trio.py",
-        "works = bool(self._in_threads)",
-        "works = False",
+        "elif self._in_threads:",
+        "elif False:",
         ("test_testing.py::test_time_does_not_jump_away_while_a_thread_works",),
     ),
     Variant(

@@ -29,6 +29,7 @@ TREE: dict[str, str] = {
     "TransportError": "Sms4SatsError",
     "OutcomeUnknown": "TransportError",
     "DecodeError": "Sms4SatsError",
+    "JournalError": "Sms4SatsError",
     "APIError": "Sms4SatsError",
     "AuthenticationError": "APIError",
     "RateLimited": "APIError",

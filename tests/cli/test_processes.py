@@ -88,6 +88,7 @@ def _runs(service: Service) -> dict[str, Callable[[], Done]]:
         "6 hangs up": ran("countries", "--base-url", at("gone", faults={"/getCountries": None})),
         "7 unknown": ran(*receive, at("lost", faults={"/createorder": None}), "--prepaid"),
         "8 nonsense": ran("price", "187", "tg", "--base-url", at("odd", faults={"/price": (200, {}, b"[]")})),
+        "9 journal": ran(*receive, f"{service.url}/lists", "--journal", "/dev/null"),
         "11 failed": ran(*receive, at("failed", sandbox(Timeline(paid_after=20, no_number_after=20)))),
         "12 expired": ran(*receive, at("expired"), "--timeout", "1", "--pay-with", "true"),
         "14 cancelled": lambda: interrupted("pay", *receive, at("cancelled", Sandbox(speed=300)), after=0.6),
@@ -381,7 +382,7 @@ def test_a_list_that_is_cut_off_is_no_mishap() -> None:
 
 def test_completion_is_clicks_own() -> None:
     done = shell('"$PROGRAM"', _SMS4SATS_COMPLETE="bash_complete", COMP_WORDS="sms4sats rec", COMP_CWORD="1")
-    assert done.out == "plain,receive\n"
+    assert done.out == "plain,receive\nplain,reconcile\n"
 
 
 def test_the_demo_is_the_one_of_the_module_and_can_be_interrupted() -> None:
