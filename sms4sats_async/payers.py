@@ -417,7 +417,7 @@ class _Job:
         self._pay = pay
         self._options: dict[str, Any] = {"hold_window": hold_window, "payment_window": payment_window, "poll_interval": poll_interval}
         self._watcher: OrderWatcher | None = None
-        self._watch: Watch | None = None
+        self._held: list[Watch] = []
 
     def watcher(self, order: Order) -> OrderWatcher:
         """Return what watches this order, and pays it where there is an invoice."""
@@ -425,15 +425,16 @@ class _Job:
             self._watcher = OrderWatcher(self._client, order, **self._options)
         else:
             self._watcher = PayingWatcher(self._client, order, pay=self._pay, **self._options)
-        self._watch = self._watcher._watch  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of the same room
-        self._watch.held = True
+        watch = self._watcher._watch  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of the same room
+        watch.held = True
+        self._held.append(watch)
         return self._watcher
 
     def over(self) -> None:
         """Tell the journal how it ended: not before, as the payment may go on for longer than a code counts as on its way."""
-        if self._watch is not None:
-            self._watch.held = False
-            self._watch.let_go()
+        for watch in self._held:
+            watch.held = False
+            watch.let_go()
 
     def give_up(self, order: Order, error: BaseException) -> None:
         """Keep an order whose caller will not get it, unless the error is the order's own end."""

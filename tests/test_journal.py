@@ -719,6 +719,16 @@ async def test_no_number_of_a_row_is_used_twice(path: Path) -> None:
         assert await intend() == 4
 
 
+async def test_an_order_that_was_watched_before_it_could_be_written_is_one_order(path: Path) -> None:
+    async with Journal(path) as journal:
+        row = await journal.intend(OrderKind.receive, country=187, service="tg", price_sats=1500, prepaid=True)
+        journal.watched(Order("a" * 32), bare=True)
+        await journal.placed(row, Order("a" * 32, prepaid=True))
+        (entry,) = await journal.entries()
+        assert (entry.bare, entry.price_sats) == (False, 1500)
+        assert (await journal.spending(0)).spent_sats == 1500
+
+
 async def test_an_order_whose_intent_is_gone_is_in_the_journal(path: Path) -> None:
     async def answer(request: SeenRequest, reply: Reply) -> None:
         await journal.aclose()  # which lets go of all, too early
