@@ -41,6 +41,7 @@ LARGEST = 2**63 - 1
 INTENT, OPEN, ENDED, SETTLED = range(4)
 _GIVEN_BACK = ("failed", "expired", "cancelled")
 """Ends after which the service gives the money back."""
+_UNPRICED = "prepaid and id is not null and price is null"
 
 _TABLES = f"""
 create table entries (
@@ -214,14 +215,24 @@ class Book:
     def intend(self, kind: OrderKind, country: int | str | None, service: str | None, price_sats: int | None, *, prepaid: bool) -> int:
         """Write down that a call is about to be sent, and return its row."""
         document = json.dumps({"kind": kind, "country": country, "service": service})
-        what = (INTENT, time.time(), document, _price(price_sats), prepaid, self._life.name)
-        row = self._db.execute("insert into entries (state, at, document, price, prepaid, owner) values (?, ?, ?, ?, ?, ?)", what).lastrowid
-        assert row is not None  # a row was inserted  # noqa: S101
+        row = self._newest() + 1
+        what = (row, INTENT, time.time(), document, _price(price_sats), prepaid, self._life.name)
+        self._db.execute("insert into entries (row, state, at, document, price, prepaid, owner) values (?, ?, ?, ?, ?, ?, ?)", what)
         return row
+
+    def _newest(self) -> int:
+        """The newest row that there ever was: none is used twice, as somebody may still go by the number of the one that is gone."""
+        newest: int = self._db.execute("select coalesce(max(row), 0) from entries").fetchone()[0]
+        return max(newest, self.kept("newest") or 0)
+
+    def _delete(self, which: str, *values: object) -> int:
+        """Delete rows, and return how many that were."""
+        self.keep("newest", self._newest())
+        return self._db.execute(f"delete from entries where {which}", values).rowcount  # noqa: S608 - words of ours
 
     def drop(self, row: int) -> None:
         """Forget an intent: it has surely come to nothing."""
-        self._db.execute("delete from entries where row = ? and state = ?", (row, INTENT))
+        self._delete("row = ? and state = ?", row, INTENT)
 
     def leave(self, row: int) -> None:
         """Let go of an intent whose outcome is not known."""
@@ -229,20 +240,23 @@ class Book:
 
     def place(self, row: int, order: Order) -> None:
         """Make the order of an intent."""
-        self._db.execute("delete from entries where id = ? and row != ?", (order.id, row))
-        self._db.execute(
-            "update entries set state = ?, id = ?, document = ?, price = coalesce(?, price), prepaid = ?, paid = ? where row = ?",
-            (OPEN, order.id, json.dumps(order.to_dict()), _price(order.amount_sats), order.prepaid, order.prepaid, row),
-        )
+        if self._db.execute("select 1 from entries where id = ? and row != ?", (order.id, row)).fetchone():
+            self._delete("id = ? and row != ?", order.id, row)
+        what = (OPEN, order.id, json.dumps(order.to_dict()), _price(order.amount_sats), order.prepaid, order.prepaid, self._life.name)
+        change = "state = ?, id = ?, document = ?, price = coalesce(?, price), prepaid = ?, paid = ?, owner = ?"
+        found = self._db.execute(f"update entries set {change} where row = ? and state = ?", (*what, row, INTENT))  # noqa: S608
+        if not found.rowcount:
+            self.adopt(order, bare=False)  # a person has dismissed it, as the journal was closed meanwhile
 
     def adopt(self, order: Order, *, bare: bool) -> None:
         """Answer for an order from now on, unless somebody who lives does."""
         found = self._db.execute("select row, state, owner from entries where id = ?", (order.id,)).fetchone()
         if found is None:
             document = None if bare else json.dumps(order.to_dict())
-            what = (OPEN, time.time(), order.id, document, _price(order.amount_sats), order.prepaid, order.prepaid, self._life.name)
-            names = "state, at, id, document, price, prepaid, paid, owner"
-            self._db.execute(f"insert into entries ({names}) values (?, ?, ?, ?, ?, ?, ?, ?)", what)  # noqa: S608 - names of ours
+            paid, row = order.prepaid, self._newest() + 1
+            what = (row, OPEN, time.time(), order.id, document, _price(order.amount_sats), order.prepaid, paid, self._life.name)
+            names = "row, state, at, id, document, price, prepaid, paid, owner"
+            self._db.execute(f"insert into entries ({names}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)", what)  # noqa: S608 - names of ours
         elif found[1] == OPEN and not self._lives(found[2]):
             self._db.execute("update entries set owner = ? where row = ?", (self._life.name, found[0]))
 
@@ -257,8 +271,8 @@ class Book:
     def end(self, order_id: str, end: str) -> None:
         """Write down how an order ended."""
         self._db.execute(
-            "update entries set state = max(state, ?), end = ?, ended = ?, owner = iif(state = ?, ?, owner) where id = ?",
-            (ENDED, end, time.time(), OPEN, self._life.name, order_id),
+            "update entries set state = max(state, ?), end = ?, ended = ?, owner = iif(state < ?, ?, owner) where id = ?",
+            (ENDED, end, time.time(), SETTLED, self._life.name, order_id),
         )
         self._ended.pop(order_id, None)  # the oldest comes first
         self._ended[order_id] = time.monotonic() + self._settle_after
@@ -270,23 +284,22 @@ class Book:
     def take(self, order_id: str) -> bool:
         """Answer for an open order from now on, if nobody who lives does, and say whether that is so."""
         found = self._db.execute("select state, owner from entries where id = ?", (order_id,)).fetchone()
-        if found is None or found[0] != OPEN or self._lives(found[1]):
+        if found is None or found[0] not in (OPEN, ENDED) or self._lives(found[1]):
             return False
-        self._db.execute("update entries set owner = ? where id = ?", (self._life.name, order_id))
+        self._db.execute("update entries set owner = ?, state = ? where id = ?", (self._life.name, OPEN, order_id))
         return True
 
     def take_all(self) -> list[Entry]:
         """Answer for all open orders that nobody who lives answers for; those of the dead that had just ended are open again."""
         rows = [row for row in self._rows(f"state in ({OPEN}, {ENDED})") if not self._lives(row[_OWNER])]
-        for row in rows:
-            change = "update entries set owner = ?, state = ?, end = null, ended = null where row = ?"
-            self._db.execute(change, (self._life.name, OPEN, row[_ROW]))
+        for row in rows:  # an end that was seen stays, unseen: what came back with it has come back
+            self._db.execute("update entries set owner = ?, state = ? where row = ?", (self._life.name, OPEN, row[_ROW]))
         return [self._entry(row) for row in rows]
 
     def dismiss(self, thing: str | int) -> bool:
         """Close an order by its id, or an intent by its row, without another word; was there such a one?"""
         if isinstance(thing, int):
-            return self._db.execute("delete from entries where row = ? and state = ?", (thing, INTENT)).rowcount > 0
+            return self._delete("row = ? and state = ?", thing, INTENT) > 0
         change = "update entries set state = ?, end = coalesce(end, 'dismissed'), ended = ?, owner = null where id = ? and state < ?"
         return self._db.execute(change, (SETTLED, time.time(), thing, SETTLED)).rowcount > 0
 
@@ -296,11 +309,14 @@ class Book:
         values = (SETTLED, time.time() - older_than)
         spent, back = self._sums(which, values)
         self.keep("pruned", [a + b for a, b in zip(self.kept("pruned") or [0, 0], (spent, back), strict=True)])
+        if (base := self.kept("balance")) is not None:  # what is older than the balance is in it
+            unpriced = self._db.execute(f"select row from entries where {_UNPRICED} and {which}", values).fetchall()  # noqa: S608
+            self.keep("unpriced", [row for row in [*self._pruned_unpriced(), *(row for (row,) in unpriced)] if row > base["row"]])
         old = f"state = {INTENT} and not prepaid and at < ?"
         for row in self._rows(old, values[1]):
             if not self._lives(row[_OWNER]):  # a crash has left it: it may have made an order, but nobody has its invoice
                 self.drop(row[_ROW])
-        return self._db.execute(f"delete from entries where {which}", values).rowcount  # noqa: S608 - words of ours
+        return self._delete(which, *values)
 
     def keep(self, name: str, value: object) -> None:
         """Keep something else under this name."""
@@ -351,15 +367,20 @@ class Book:
 
     def spending(self, after: int) -> Spending:
         """Return what the journal says was spent; in particular, and in detail, after this row."""
-        last_row = self._db.execute("select coalesce(max(row), 0) from entries").fetchone()[0]
         spent, back = (now + pruned for now, pruned in zip(self._sums("true", ()), self.kept("pruned") or [0, 0], strict=True))
-        unpriced = "select count(*) from entries where prepaid and id is not null and price is null and row > ?"
-        return Spending(last_row, spent, back, self._db.execute(unpriced, (after,)).fetchone()[0], self.unresolved(after))
+        unpriced = self._db.execute(f"select row from entries where {_UNPRICED} and row > ?", (after,)).fetchall()  # noqa: S608
+        pruned = [row for row in self._pruned_unpriced() if row > after]
+        under_way = any(self._lives(row[_OWNER]) for row in self._rows(f"state = {INTENT} and prepaid"))
+        return Spending(self._newest(), spent, back, len(unpriced) + len(pruned), self.unresolved(after), under_way)
 
     def kept(self, name: str) -> Any:
         """Return what is kept under this name; ``None`` where nothing is."""
         found = self._db.execute("select value from facts where name = ?", (name,)).fetchone()
         return None if found is None else json.loads(found[0])
+
+    def _pruned_unpriced(self) -> list[int]:
+        found: list[int] | None = self.kept("unpriced")
+        return found or []
 
     def _sums(self, which: str, values: tuple[object, ...]) -> tuple[int, int]:
         back = ", ".join(f"'{end}'" for end in _GIVEN_BACK)
@@ -384,8 +405,8 @@ class Book:
             number=row[_NUMBER],
             code=row[_CODE],
             cancel=row[_CANCEL],
-            end=row[_END],
-            ended_at=None if row[_ENDED] is None else _moment(row[_ENDED]),
+            end=None if row[_STATE] == OPEN else row[_END],
+            ended_at=None if row[_STATE] == OPEN or row[_ENDED] is None else _moment(row[_ENDED]),
             watched=row[_STATE] == OPEN and self._lives(row[_OWNER]),
         )
 

@@ -56,7 +56,7 @@ class Keeper(Protocol):
         ...
 
     async def placed(self, row: int, order: Order) -> None:
-        """Write down the order that came of it."""
+        """Write down the order that came of it. Where that fails, it is tried again later, and so is the next."""
         ...
 
     async def left(self, row: int) -> None:
@@ -79,8 +79,8 @@ class Keeper(Protocol):
         """Note how an order ended."""
         ...
 
-    def released(self, order_id: str) -> None:
-        """Note that nobody watches an open order any more."""
+    def released(self, order_id: str, *, watched: bool = False) -> None:
+        """Note that an open order is let go of; ``watched``: by somebody who has watched it until now."""
         ...
 
 
@@ -486,7 +486,7 @@ async def _write_down(journal: Keeper, intent: int, order: Order | None, *, in_d
             journal.dropped(intent)
     except JournalError as problem:
         what = "an order of unknown outcome" if order is None else f"order {mask(order.id)}"
-        _logger.warning("%s was placed, and is not in the journal: %s", what, problem)
+        _logger.warning("%s was placed, and is not in the journal yet: %s", what, problem)
 
 
 class Probe:

@@ -68,6 +68,7 @@ class Spending:
         back_sats: what of that is taken to have come back, because the order ended without a result.
         unpriced: orders since the given row whose price is not known.
         unresolved: intents since the given row whose outcome is not known.
+        under_way: is a call under way that spends?
     """
 
     last_row: int
@@ -75,3 +76,4 @@ class Spending:
     back_sats: int
     unpriced: int
     unresolved: list[Intent]
+    under_way: bool

@@ -174,17 +174,18 @@ class Journal:
         self._note(lambda book: book.drop(row))
 
     async def left(self, row: int) -> None:
-        """Let go of an intent whose outcome is not known."""
-        await self._ask(lambda book: book.leave(row), writes=True)
+        """Let go of an intent whose outcome is not known; where that fails, it is tried again like what a watcher sees."""
+        await self._writer.ask(_Asked(lambda book: book.leave(row), lasting=True))
 
     async def placed(self, row: int, order: Order) -> None:
-        """Write down the order of an intent."""
-        await self._ask(lambda book: book.place(row, order), writes=True)
+        """Write down the order of an intent, likewise."""
+        await self._writer.ask(_Asked(lambda book: book.place(row, order), lasting=True))
 
     # --- for watchers: nothing here waits ----------------------------------------------------------------------------------------
 
     def watched(self, order: Order, *, bare: bool) -> None:
         """Note that an order is being watched."""
+        self._writer.count(order.id, 1)
         self._note(lambda book: book.adopt(order, bare=bare))
 
     def saw(self, order_id: str, *, paid: bool, number: str | None, code: str | None, cancel: str | None) -> None:
@@ -193,11 +194,13 @@ class Journal:
 
     def ended(self, order_id: str, end: str) -> None:
         """Note how an order ended."""
+        self._writer.count(order_id, -1)
         self._note(lambda book: book.end(order_id, end))
 
-    def released(self, order_id: str) -> None:
-        """Note that nobody watches an open order here any more."""
-        self._note(lambda book: book.release(order_id))
+    def released(self, order_id: str, *, watched: bool = False) -> None:
+        """Note that an open order is let go of, by somebody who has watched it until now, or not; who else watches it answers for it."""
+        if not self._writer.count(order_id, -watched):
+            self._note(lambda book: book.release(order_id))
 
     # --- for resume and reconcile ------------------------------------------------------------------------------------------------
 
@@ -269,14 +272,16 @@ class _Asked(Generic[T]):
         problem: why nothing did, in words.
         tell: wakes whoever waits.
         last: nothing comes after it.
+        lasting: where the disk fails it is tried again, although whoever waits is told that it was not done.
     """
 
-    __slots__ = ("last", "problem", "result", "tell", "work", "writes")
+    __slots__ = ("last", "lasting", "problem", "result", "tell", "work", "writes")
 
-    def __init__(self, work: Callable[[Book], T], *, writes: bool = True, last: bool = False) -> None:
+    def __init__(self, work: Callable[[Book], T], *, writes: bool = True, last: bool = False, lasting: bool = False) -> None:
         self.work = work
         self.writes = writes
         self.last = last
+        self.lasting = lasting
         self.result: T | None = None
         self.problem: str | None = None
         self.tell: Callable[[], object] = int
@@ -306,16 +311,26 @@ class _Writer:
         self._options: dict[str, Any] = {"keep_codes": keep_codes, "settle_after": settle_after, "busy_timeout": busy_timeout}
         self._unwritten: list[_Work] = []
         self._warned = False
+        self._fails = False
         self._book: Book | None = None
         self._begin()
         _writers.add(self)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()  # around the beginning and the end of the thread
+        self._lock = threading.Lock()  # around the beginning and the end of the thread, and what several loops count
         self._thread: threading.Thread | None = None
         self._works: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._watchers: dict[str, int] = {}
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------------------
+
+    def count(self, order_id: str, more: int) -> int:
+        """Count those who watch an order here: so many more; return how many they are."""
+        with self._lock:
+            watchers = self._watchers.pop(order_id, 0) + more
+            if watchers > 0:
+                self._watchers[order_id] = watchers
+        return max(0, watchers)
 
     def note(self, work: _Work) -> None:
         """Have this done, some time soon."""
@@ -421,7 +436,8 @@ class _Writer:
         """When there is something to do that nobody has to say; ``None`` if that is never."""
         if self._unwritten:
             return time.monotonic() + RETRY
-        return None if self._book is None else self._book.settles_at
+        at = None if self._book is None else self._book.settles_at
+        return max(at, time.monotonic() + RETRY) if self._fails and at is not None else at
 
     def _write(self, works: list[_Work]) -> None:
         works, self._unwritten = self._unwritten + works, []
@@ -431,8 +447,9 @@ class _Writer:
         problem = self._attempt([work for work in works if _is_asked(work)], lambda book: failed.update(book.write(works)))
         for index, error in failed.items():
             self._spoil(works[index], error)
+        self._fails = problem is not None
         if problem is not None:
-            self._unwritten = [work for work in works if not _is_asked(work)]
+            self._unwritten = [work.work if _is_asked(work) else work for work in works if not _is_asked(work) or work.lasting]
             if self._unwritten and not self._warned:
                 self._warned = True
                 _logger.warning("%s; orders are watched all the same, and what is seen is written when it can be", problem)

@@ -23,7 +23,7 @@ from sms4sats_async.errors import OrderError, PaymentFailed, Sms4SatsError
 from sms4sats_async.lifecycle import HOLD_WINDOW, PAYMENT_WINDOW, Pace
 from sms4sats_async.models import Order, OrderKind, OrderStatus, SmsStatus, hidden, mask
 from sms4sats_async.shelter import Crew, Sheltered, one_of
-from sms4sats_async.steps import Terms
+from sms4sats_async.steps import Terms, Watch
 from sms4sats_async.watcher import OrderWatcher
 
 T = TypeVar("T")
@@ -335,6 +335,7 @@ async def receive_code(
     except BaseException as error:
         job.give_up(order, error)
         raise
+    job.over()
     return Received(code, None if status is None else status.number, order)
 
 
@@ -390,6 +391,7 @@ async def send_sms(
     except BaseException as error:
         job.give_up(order, error)
         raise
+    job.over()
     return Sent(sms_status, order)
 
 
@@ -415,6 +417,7 @@ class _Job:
         self._pay = pay
         self._options: dict[str, Any] = {"hold_window": hold_window, "payment_window": payment_window, "poll_interval": poll_interval}
         self._watcher: OrderWatcher | None = None
+        self._held: list[Watch] = []
 
     def watcher(self, order: Order) -> OrderWatcher:
         """Return what watches this order, and pays it where there is an invoice."""
@@ -422,10 +425,20 @@ class _Job:
             self._watcher = OrderWatcher(self._client, order, **self._options)
         else:
             self._watcher = PayingWatcher(self._client, order, pay=self._pay, **self._options)
+        watch = self._watcher._watch  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of the same room
+        watch.held = True
+        self._held.append(watch)
         return self._watcher
+
+    def over(self) -> None:
+        """Tell the journal how it ended: not before, as the payment may go on for longer than a code counts as on its way."""
+        for watch in self._held:
+            watch.held = False
+            watch.let_go()
 
     def give_up(self, order: Order, error: BaseException) -> None:
         """Keep an order whose caller will not get it, unless the error is the order's own end."""
+        self.over()
         if isinstance(error, Sms4SatsError) and error.order_id == order.id and not isinstance(error, PaymentFailed):
             return
         self._client.orphaned_orders.append(order)

@@ -142,7 +142,8 @@ class Balance:
     Attributes:
         sats: what the service says it is.
         expected_sats: what it should be: the balance at ``since``, what was paid in since then, what came back, less what was spent;
-            ``None`` where that cannot be said: there is no earlier one, a price is not known, or orders were placed meanwhile.
+            ``None`` where that cannot be said: there is no earlier one, a price is not known, orders were placed meanwhile, or it is not
+            known, or not written down yet by whoever watches it, what became of one, whose money may have come back.
         since: when the earlier balance was read; ``None`` when there is none: this one is kept, for the next time.
         spent_sats: by the orders since then whose price is known.
         back_sats: what of all spent is taken to have come back since then, because orders ended without a result; the service does not
@@ -196,7 +197,8 @@ async def reconcile(client: Client, journal: Journal, *, cancel: bool = False) -
     """Ask the service about everything that the journal has open, and compare the balance with what it says was spent.
 
     It spends nothing, and waits for nothing. What has ended by now is written down as ended: its code is in the report, and nowhere
-    else. An order that somebody who lives answers for is asked about as well, and left to them.
+    else; so an order with a code stays open where there is no report, because of an error or a cancel. An order that somebody who lives
+    answers for is asked about as well, and left to them.
 
     Args:
         client: with an ``api_key`` the balance is compared as well; a first time has nothing to compare with.
@@ -213,10 +215,13 @@ async def reconcile(client: Client, journal: Journal, *, cancel: bool = False) -
     balance, problem = None, None
     if Probe(client).has_key:
         try:
-            balance = await _balance(client, journal)
+            balance = await _balance(client, journal, settled=not inquiry.in_doubt)
         except Sms4SatsError as error:
             problem = error
-    return Report([inquiry.findings[entry.order.id] for entry in entries], await journal.unresolved(), balance, problem)
+    unresolved = await journal.unresolved()
+    for order_id in inquiry.codes:
+        journal.ended(order_id, Found.code.value)
+    return Report([inquiry.findings[entry.order.id] for entry in entries], unresolved, balance, problem)
 
 
 class _Inquiry:
@@ -224,6 +229,8 @@ class _Inquiry:
 
     Attributes:
         findings: by the order's id.
+        codes: the ids of those that end with a code, once somebody has the report.
+        in_doubt: may the money of a prepaid order have come back, without the journal's being told so?
     """
 
     def __init__(self, client: Client, journal: Journal, *, cancel: bool) -> None:
@@ -231,6 +238,8 @@ class _Inquiry:
         self._journal = journal
         self._cancel = cancel
         self.findings: dict[str, Finding] = {}
+        self.codes: list[str] = []
+        self.in_doubt = False
 
     async def ask(self, entries: list[Entry]) -> None:
         waiting = iter(entries)
@@ -239,7 +248,8 @@ class _Inquiry:
         async def work() -> None:
             for entry in waiting:
                 try:
-                    self.findings[entry.order.id] = await self._look(entry)
+                    self.findings[entry.order.id] = finding = await self._look(entry)
+                    self.in_doubt |= entry.order.prepaid and _is_in_doubt(finding)
                 except Exception as problem:  # noqa: BLE001 - handed over, so that no group is made of it
                     problems.append(problem)
                     return
@@ -284,9 +294,16 @@ class _Inquiry:
         if entry.watched:
             return finding
         self._journal.saw(entry.order.id, paid=status.paid, number=status.number, code=status.code, cancel=None)
-        if finding.found not in (Found.paid, Found.unpaid) and not (finding.found is Found.code and entry.order.kind is OrderKind.rental):
+        if finding.found is Found.code and entry.order.kind is not OrderKind.rental:
+            self.codes.append(entry.order.id)
+        elif finding.found not in (Found.paid, Found.unpaid, Found.code):
             self._journal.ended(entry.order.id, finding.found.value)
         return finding
+
+
+def _is_in_doubt(finding: Finding) -> bool:
+    """May its money have come back, and the journal not know of it?"""
+    return finding.error is not None or (finding.watched and finding.found is Found.failed)
 
 
 def _kind(entry: Entry, finding: Finding) -> OrderKind:
@@ -308,7 +325,7 @@ def _found(entry: Entry, finding: Finding, status: OrderStatus) -> Found:
     return Found.unpaid
 
 
-async def _balance(client: Client, journal: Journal) -> Balance:
+async def _balance(client: Client, journal: Journal, *, settled: bool) -> Balance:
     """Compare the balance, and keep it for the next time if nothing about it is in doubt."""
     base = await journal.kept("balance")
     row, spent, back, funded, sats = (
@@ -319,6 +336,7 @@ async def _balance(client: Client, journal: Journal) -> Balance:
     after = await journal.spending(row)
     prices = [intent.price_sats for intent in after.unresolved]
     steady = (before.last_row, before.spent_sats, before.back_sats) == (after.last_row, after.spent_sats, after.back_sats)
+    steady &= settled and not before.under_way
     expected = None
     if base is not None and steady and not after.unpriced:
         expected = sats + (paid_in - funded) - (after.spent_sats - spent) + (after.back_sats - back)

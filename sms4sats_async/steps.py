@@ -68,14 +68,16 @@ class Watch:
         order: the order. For a bare id ``payreq`` and ``amount_sats`` are ``None``, and ``created_at`` is now.
         failure: the last thing that went wrong; ``None`` when nothing has.
         looking: the scope of the look that is under way; ``None`` when none is.
+        held: does the journal wait to be told how it ended, because nobody can have had its code yet?
     """
 
-    __slots__ = ("_age_known", "_journal", "_life", "_rules", "_written", "failure", "looking", "order")
+    __slots__ = ("_age_known", "_journal", "_life", "_rules", "_written", "failure", "held", "looking", "order")
 
     def __init__(self, order: Order, rules: Rules, *, age_known: bool, journal: Keeper | None = None) -> None:
         self.order = order
         self.failure: Sms4SatsError | None = None
         self.looking: anyio.CancelScope | None = None
+        self.held = False
         self._age_known = age_known
         self._rules = rules
         self._life: Lifecycle | None = None
@@ -140,11 +142,11 @@ class Watch:
 
     def let_go(self) -> None:
         """Tell the journal that nobody watches the order any more, and how it ended, if it has."""
-        if self._journal is None:
+        if self._journal is None or self.held:
             return
         end = None if self._life is None else self._life.end
         if end is None or end not in FINAL_ENDS:
-            self._journal.released(self.order.id)
+            self._journal.released(self.order.id, watched=bool(self._written))
         elif self._written:
             self._journal.ended(self.order.id, end.name.lower())
         self._written = ()

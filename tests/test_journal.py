@@ -35,9 +35,10 @@ from sms4sats_async import (
     OutcomeUnknown,
     PriceTooHigh,
     TransportError,
+    receive_code,
 )
 from sms4sats_async.book import APPLICATION_ID, FORMAT, Book
-from sms4sats_async.journal import is_awaited_in
+from sms4sats_async.journal import RETRY, is_awaited_in
 from sms4sats_async.lease import Life, lives
 from sms4sats_async.sandbox import Sandbox, Timeline
 from sms4sats_async.testing import Clock
@@ -642,17 +643,18 @@ async def test_an_order_is_handed_over_where_the_disk_fails_after_its_call_was_s
     async with serve(answer) as server, Journal(path) as journal:
         async with Client(base_url=server.url, api_key=KEY, journal=journal, on_order=told.append) as client:
             order = await client.create_order(187, "tg", immediate=True)
+        with pytest.raises(JournalError):
+            await journal.prune(0)
+        assert told == [order]
+        assert "was placed, and is not in the journal yet" in caplog.text
         disk.__exit__(None, None, None)
-    assert told == [order]
-    assert "was placed, and is not in the journal" in caplog.text
-    async with Journal(path) as journal:
-        (intent,) = await journal.unresolved()  # which is the truth: the journal does not know its id
-        assert intent.service == "tg"
+        await journal.prune(0)  # it is tried again
+        (entry,) = await journal.open_entries()
+        assert (entry.order, entry.watched) == (order, True)
+        assert await journal.unresolved() == []
 
 
-async def test_a_call_of_unknown_outcome_stays_unresolved_where_the_disk_fails_meanwhile(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_call_of_unknown_outcome_is_unresolved_as_soon_as_the_disk_works(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     disk = gone(path)
 
     async def answer(request: SeenRequest, reply: Reply) -> None:
@@ -664,9 +666,9 @@ async def test_a_call_of_unknown_outcome_stays_unresolved_where_the_disk_fails_m
             with pytest.raises(OutcomeUnknown):
                 await client.create_order(187, "tg", immediate=True)
         disk.__exit__(None, None, None)
-    assert "an order of unknown outcome" in caplog.text
-    async with Journal(path) as journal:
-        assert len(await journal.unresolved()) == 1
+        assert "an order of unknown outcome" in caplog.text
+        await journal.prune(0)
+        assert len(await journal.unresolved()) == 1  # a program that lives for long is told as well
 
 
 async def test_what_could_not_be_written_is_tried_again_by_itself(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -676,6 +678,70 @@ async def test_what_could_not_be_written_is_tried_again_by_itself(path: Path, ca
             await OrderWatcher(client, order).code()
             await really(lambda: "what is seen is written when it can be" in caplog.text)
         await really(lambda: on_disk(path, "end") == [("code",)], patience=15)
+
+
+async def test_what_is_to_be_settled_is_tried_again_as_seldom_as_what_is_to_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+
+    def stat_of(self: Path, **options: Any) -> os.stat_result:  # which each attempt asks for first
+        if self.name == path.name:
+            tries.append(time.monotonic())
+        return whole(self, **options)
+
+    whole = Path.stat
+
+    async with desk(path, settle_after=0.1) as (journal, client):
+        order = await client.create_order(187, "tg")
+        await OrderWatcher(client, order).code()
+        await journal.find(order.id)
+        with gone(path):
+            monkeypatch.setattr(Path, "stat", stat_of)
+            await really(lambda: len(tries) > 1)
+            monkeypatch.undo()
+        assert tries[1] - tries[0] > RETRY / 2
+        await really(lambda: on_disk(path, "state") == [(3,)])
+
+
+async def test_no_number_of_a_row_is_used_twice(path: Path) -> None:
+    async def intend() -> int:
+        return await journal.intend(OrderKind.receive, country=0, service="tg", price_sats=None, prepaid=True)
+
+    async with Journal(path) as journal:
+        await journal.left(await intend())
+        (intent,) = await journal.unresolved()
+        assert await journal.dismiss(intent)
+        await journal.left(await intend())
+        assert not await journal.dismiss(intent)  # it is not the same
+        assert len(await journal.unresolved()) == 1
+        journal.watched(Order("a" * 32), bare=True)
+        await journal.dismiss("a" * 32)
+        await journal.prune(0)
+        assert await intend() == 4
+
+
+async def test_an_order_that_was_watched_before_it_could_be_written_is_one_order(path: Path) -> None:
+    async with Journal(path) as journal:
+        row = await journal.intend(OrderKind.receive, country=187, service="tg", price_sats=1500, prepaid=True)
+        journal.watched(Order("a" * 32), bare=True)
+        await journal.placed(row, Order("a" * 32, prepaid=True))
+        (entry,) = await journal.entries()
+        assert (entry.bare, entry.price_sats) == (False, 1500)
+        assert (await journal.spending(0)).spent_sats == 1500
+
+
+async def test_an_order_whose_intent_is_gone_is_in_the_journal(path: Path) -> None:
+    async def answer(request: SeenRequest, reply: Reply) -> None:
+        await journal.aclose()  # which lets go of all, too early
+        async with Journal(path) as other:
+            (intent,) = await other.unresolved()
+            assert await other.dismiss(intent)
+        await reply.json(PLACED)
+
+    journal = Journal(path)
+    async with serve(answer) as server, Client(base_url=server.url, api_key=KEY, journal=journal) as client:
+        order = await client.create_order(187, "tg", immediate=True)
+    assert [(entry.order, entry.watched) for entry in await journal.open_entries()] == [(order, True)]
+    await journal.aclose()
 
 
 async def test_a_journal_that_breaks_in_a_way_of_its_own_is_an_error_of_ours(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -842,6 +908,50 @@ async def test_leaving_a_block_lets_go_of_its_order(path: Path) -> None:
             await anyio.sleep(1)
         await journal.find(order.id)
         assert {entry.order.id for entry in await other.take_all()} == {order.id, never.id}
+
+
+async def test_of_two_who_watch_an_order_the_last_lets_go_of_it(path: Path) -> None:
+    async with Journal(path) as other, desk(path, Sandbox()) as (journal, client):
+        order = await client.create_order(187, "tg")
+        leave = anyio.Event()
+
+        async def watch() -> None:
+            async with OrderWatcher(client, order, cancel_on_exit=False) as watcher:
+                with anyio.CancelScope() as scope:
+                    scopes.append(scope)
+                    await watcher.code()
+                await leave.wait()
+
+        scopes: list[anyio.CancelScope] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            await anyio.sleep(1)
+            async with OrderWatcher(client, order, cancel_on_exit=False):  # it has not begun
+                pass
+            with anyio.move_on_after(1):
+                async with OrderWatcher(client, order, cancel_on_exit=False) as watcher:
+                    await watcher.code()
+            await journal.find(order.id)
+            assert not await other.take(order.id)
+            scopes[0].cancel()
+            leave.set()
+        await journal.find(order.id)
+        assert await other.take(order.id)
+
+
+async def test_a_code_counts_as_on_its_way_until_the_payment_is_over_and_the_caller_has_it(path: Path) -> None:
+    sandbox = Sandbox(timeline=QUICK)
+    ends: list[str | None] = []
+
+    async def pay(invoice: str) -> None:
+        await anyio.sleep(49)
+        (entry,) = await journal.entries()
+        ends.append(entry.end)
+
+    async with desk(path, sandbox) as (journal, client):
+        received = await receive_code(client, 187, "tg", pay=pay)
+        assert ends == [None]
+        assert (await entry_of(journal, received.order)).end == "code"
 
 
 async def test_whoever_watches_an_order_that_is_free_answers_for_it_and_does_not_take_it_from_another(path: Path) -> None:

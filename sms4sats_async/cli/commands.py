@@ -550,7 +550,7 @@ def reconcile_command(*, cancel: bool) -> Task:
             "unresolved": [_intent_document(intent) for intent in report.unresolved],
             "balance": balance,
         }
-        desk.give(Answer(document, rows, ("order", "")))
+        desk.give(Answer(document, rows, ("order", ""), once=True))
 
     return Task(work, offers_key=True)
 

@@ -51,6 +51,7 @@ class Answer:
         rows: for everybody else; on a terminal under ``columns``, if there are any, else one line each, with tabs between the values.
         label: what a terminal shows before an answer of a single value.
         elsewhere: what a person is told who sees standard error only; nothing, if that is empty.
+        once: can it not be asked for again?
         numbers: the columns of ``rows`` that are numbers.
     """
 
@@ -60,6 +61,7 @@ class Answer:
     label: str = ""
     elsewhere: str = ""
     numbers: Sequence[int] = ()
+    once: bool = False
 
 
 def write_answer(answer: Answer, screen: Screen, *, as_json: bool) -> None:
@@ -84,9 +86,9 @@ def write_answer(answer: Answer, screen: Screen, *, as_json: bool) -> None:
 def keep_answer(answer: Answer, failure: OSError, screen: Screen, *, as_json: bool) -> None:
     """See to it that an answer which cost something is not lost with standard output; a list can be asked for again."""
     lose_output()
-    if not answer.columns:
-        words = json.dumps(answer.document) if as_json else " ".join(answer.rows[0])
-        screen.token("answer", f"{words} (standard output: {failure.strerror})")
+    if answer.once or not answer.columns:
+        for words in [json.dumps(answer.document)] if as_json else [" ".join(row) for row in answer.rows]:
+            screen.token("answer", f"{words} (standard output: {failure.strerror})")
 
 
 def lose_output() -> None:

@@ -95,15 +95,16 @@ def run(
     backend: str = "asyncio",
     columns: int | None = None,
     rows: int = 50,
+    out: StringIO | None = None,
     err: StringIO | None = None,
 ) -> Done:
     """Run the command line in this process, in virtual time; ``columns`` makes both streams a terminal of that width and ``rows``.
 
-    ``err`` takes the place of standard error.
+    ``out`` and ``err`` take the place of standard output and standard error.
 
     It gets a thread of its own, because a loop that has cancelled a task makes coverage's tracer for Python 3.11 lose the frames below.
     """
-    out = StringIO() if columns is None else Paper()
+    out = (StringIO() if columns is None else Paper()) if out is None else out
     err = (StringIO() if columns is None else Paper()) if err is None else err
     keyboard = transport.keyboard if isinstance(transport, Struck) else Keyboard()
     options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}

@@ -1,5 +1,6 @@
 """``orders``, ``resume`` and ``reconcile``: what a terminal is told of a journal."""
 
+import errno
 from pathlib import Path
 
 import anyio
@@ -8,7 +9,7 @@ import pytest
 from sms4sats_async import Client, Journal
 from sms4sats_async.models import OrderKind
 from sms4sats_async.sandbox import Sandbox
-from tests.cli.running import BACKENDS, KEY, Struck, run
+from tests.cli.running import BACKENDS, KEY, Struck, Torn, run
 
 
 @pytest.fixture
@@ -110,6 +111,18 @@ def test_a_code_that_has_come_is_told_before_ctrl_c_leaves_the_rest_to_the_next_
         one, other = done.out.splitlines()
         assert (one, other.split("\t")[0]) == (f"{paid}\t004217", unpaid)
     assert run("orders", "--journal", str(path), transport=sandbox.transport()).out.startswith(unpaid)
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_code_that_was_found_is_not_lost_with_standard_output(path: Path, sandbox: Sandbox, json: bool) -> None:
+    paid, unpaid = sandbox.orders
+    sandbox.deliver(paid, "004217")
+    full = Torn(0, OSError(errno.ENOSPC, "no space"), terminal=False)
+    done = run("reconcile", "--journal", str(path), *["--json"] * json, transport=sandbox.transport(), out=full)
+    assert done.code == 1
+    assert ('"code": "004217"' if json else f"{paid} code 004217") in done.err
+    assert unpaid in done.err
+    assert paid not in run("orders", "--journal", str(path), transport=sandbox.transport()).out
 
 
 def test_an_account_that_cannot_be_asked_is_told(path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
