@@ -8,22 +8,26 @@ import importlib.util
 import inspect
 import re
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
 import sms4sats_async
 from sms4sats_async import (
     BatchWatcher,
     Client,
+    Journal,
     Order,
     OrderExpired,
     OrderKind,
@@ -31,6 +35,7 @@ from sms4sats_async import (
     Outcome,
     PayingWatcher,
     receive_code,
+    reconcile,
     send_sms,
 )
 from tests.conftest import HAS_TRIO
@@ -442,7 +447,7 @@ def public_coroutines() -> dict[str, CodeType]:
 
 
 def test_every_public_coroutine_is_swept() -> None:
-    assert {name.partition(",")[0] for name in CALLS} == public_coroutines().keys()
+    assert {name.partition(",")[0] for name in CALLS} | JOURNALED.keys() == public_coroutines().keys()
 
 
 @contextmanager
@@ -463,6 +468,72 @@ async def test_what_is_swept_is_what_its_name_says(name: str) -> None:
     async with serve(Till()) as server, LANES.client(server.url, api_key=KEY) as client:
         with entered(public_coroutines()[name.partition(",")[0]]), suppress(*CALLS[name].raises):
             await CALLS[name].call(client)
+
+
+# --- a journal -------------------------------------------------------------------------------------------------------------------------
+
+
+async def opened_and_closed(journal: Journal) -> None:
+    async with journal:
+        pass
+
+
+async def looked_at(journal: Journal) -> object:
+    async with Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json={"status": "OK"}))) as client:
+        return await reconcile(client, journal)
+
+
+JOURNALED: dict[str, Callable[[Journal], Coroutine[Any, Any, object]]] = {
+    "Journal.__aenter__": opened_and_closed,
+    "Journal.__aexit__": opened_and_closed,
+    "Journal.aclose": lambda journal: journal.aclose(),
+    "Journal.open_orders": lambda journal: journal.open_orders(),
+    "Journal.open_entries": lambda journal: journal.open_entries(),
+    "Journal.entries": lambda journal: journal.entries(),
+    "Journal.unresolved": lambda journal: journal.unresolved(),
+    "Journal.find": lambda journal: journal.find(ORDER),
+    "Journal.dismiss": lambda journal: journal.dismiss("an order of somebody else"),
+    "Journal.prune": lambda journal: journal.prune(0),
+    "Journal.intend": lambda journal: journal.intend(OrderKind.receive, country=187, service="tg", price_sats=None, prepaid=True),
+    "Journal.left": lambda journal: journal.left(10**6),
+    "Journal.placed": lambda journal: journal.placed(1, Order(ORDER)),
+    "Journal.take_all": lambda journal: journal.take_all(),
+    "Journal.take": lambda journal: journal.take(ORDER),
+    "Journal.spending": lambda journal: journal.spending(0),
+    "Journal.kept": lambda journal: journal.kept("a fact"),
+    "Journal.keep": lambda journal: journal.keep("a fact", 1),
+    "reconcile": looked_at,
+}
+"""By the name of the public coroutine that is swept."""
+
+
+@pytest.mark.parametrize("name", JOURNALED)
+async def test_a_journal_asked_by_who_is_cancelled_at_any_suspension_goes_on(name: str, tmp_path: Path) -> None:
+    async with Journal(tmp_path / "orders.db") as journal:
+        intent = await journal.intend(OrderKind.receive, country=187, service="tg", price_sats=None, prepaid=False)
+        await journal.placed(intent, Order(ORDER))
+
+        async def attempt(way: Way[Any], k: int) -> Ending[Any]:
+            with no_task_left():
+                ending = await way(lambda: JOURNALED[name](journal), k)
+            saw_its_own(ending, f"{way.__name__} at {k}")
+            assert [order.id for order in await journal.open_orders()] == [ORDER]
+            return ending
+
+        for way in ways():
+            assert await sweep(attempt, way) > 1
+    for thread in threading.enumerate():
+        if thread.name == "sms4sats-journal":
+            thread.join(5)
+    assert "sms4sats-journal" not in {thread.name for thread in threading.enumerate()}
+
+
+@asyncio_only
+@pytest.mark.parametrize("name", JOURNALED)
+async def test_what_is_asked_of_a_journal_is_what_its_name_says(name: str, tmp_path: Path) -> None:
+    async with Journal(tmp_path / "orders.db") as journal:
+        with entered(public_coroutines()[name]):
+            await JOURNALED[name](journal)
 
 
 # --- what Ctrl-C may cost --------------------------------------------------------------------------------------------------------------
