@@ -6,7 +6,6 @@ A test that talks to another thread or process needs real time: it takes the ``r
 import importlib.util
 import inspect
 import os
-from collections.abc import Hashable
 from typing import Any
 
 import pytest
@@ -14,11 +13,6 @@ import pytest
 from tests.loops import asyncio_options
 
 os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http/dup"  # spans by old and new conventions; whoever makes the first one reads it, for all
-
-PLACES = ("anyio_backend", "backend", "stack")
-"""The names of the parameters that say where a test is run."""
-MEASURED_ON_ALL = 1
-"""How many of the other sets of parameters of a test are measured wherever they are run."""
 
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 
@@ -38,22 +32,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     from trio.testing import MockClock
 
     return name, {"clock": MockClock(autojump_threshold=0)}
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Measure most sets of parameters of a test in one place only, in turn: measured, a test takes half as long again."""
-    if not config.pluginmanager.hasplugin("_cov"):
-        return
-    tests: dict[str, dict[Hashable, list[pytest.Item]]] = {}
-    for item in items:
-        sets = tests.setdefault(item.nodeid.partition("[")[0], {})
-        parameters: dict[str, object] = item.callspec.params if hasattr(item, "callspec") else {}
-        sets.setdefault(frozenset((name, id(value)) for name, value in parameters.items() if name not in PLACES), []).append(item)
-    for sets in tests.values():
-        for number, places in enumerate(sets.values()):
-            for item in places if number >= MEASURED_ON_ALL else ():
-                if item is not places[number % len(places)]:
-                    item.add_marker("no_cover")
 
 
 @pytest.hookimpl(tryfirst=True)
