@@ -52,7 +52,10 @@ class WorkerState:
 
 @attrs.frozen
 class DeadLetter:
-    """A message that was no order, or no outcome: its ``reason``, and its fields as they came, which may hold a secret."""
+    """A message that was no order, or no outcome: its ``reason``, and its fields as they came, which may hold a secret.
+
+    A field of its own that is called ``reason`` is among them as ``its reason``.
+    """
 
     reason: str
     fields: dict[str, bytes] = attrs.field(repr=False)
@@ -178,7 +181,8 @@ class Cluster:
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the messages that were no orders, or no outcomes."""
-        letters = [{name.decode(): value for name, value in fields.items()} for _, fields in await _patiently(self._store.dead_letters)]
+        found = await _patiently(self._store.dead_letters)
+        letters = [{name.decode(errors="backslashreplace"): value for name, value in fields.items()} for _, fields in found]
         return [DeadLetter(letter.pop("reason").decode(), letter) for letter in letters]
 
 

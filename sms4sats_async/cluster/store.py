@@ -202,7 +202,7 @@ class Store:
 
     async def _bury_from(self, stream: str, group: str, entry: Entry, reason: str) -> None:
         entry_id, fields = entry
-        parts = [part for field in fields.items() for part in field]
+        parts = [part for name, value in fields.items() for part in (b"its reason" if name == b"reason" else name, value)]
         await self._run(self._bury, [stream, self._dead], [group, entry_id, reason, *parts])
 
     async def waiting(self) -> int:

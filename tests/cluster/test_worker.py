@@ -226,7 +226,7 @@ async def test_what_is_no_order_lies_with_the_dead_letters_and_stops_nothing(job
         "there is no field named order",
         "there is no field named order",
     ]
-    assert letters[-1].fields == {"task": secret.encode()}
+    assert letters[-1].fields == {"task": secret.encode(), "its reason": secret.encode(), "\\xff": b"\xff"}
     assert secret not in caplog.text + repr(letters)
 
 
