@@ -57,6 +57,14 @@ return 1
 """
 )
 
+# KEYS outcomes   ARGV group
+# Several readers may be the first at the same time.
+OPEN = """
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if made.err and not string.find(made.err, 'BUSYGROUP') then return redis.error_reply(made.err) end
+return 1
+"""
+
 # KEYS outcomes   ARGV group entry...
 # What was read is forgotten, in one step: what is taken from the group's list alone would lie in the stream for ever.
 FORGET = """
@@ -72,8 +80,8 @@ if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return redis.call('XD
 return redis.call('XDEL', KEYS[1], ARGV[2])
 """
 
-# KEYS orders workers epoch quiet brake   ARGV group name known-epoch fresh-epoch rate used watching open state lease dead-after silence
-#     grace known-beat braked
+# KEYS orders workers epoch quiet brake outcomes   ARGV group name known-epoch fresh-epoch rate used watching open state lease dead-after
+#     silence grace known-beat braked readers-group
 # Returns {"ok", epoch, share, fair, milliseconds of Redis's clock, entries held, milliseconds of the brake, dead worker...}, or
 # {"forgotten"} when data that this worker knew are lost, if only since its last beat (a backup was read), or {"given up"} when others have
 # been told to take over its orders. Dead workers are named to those who can look after orders: there is a share for them, now or as soon
@@ -96,6 +104,7 @@ if made.err and not string.find(made.err, 'BUSYGROUP') then return redis.error_r
 if not epoch or not made.err then
   epoch = ARGV[4]
   redis.call('SET', KEYS[3], epoch)
+  redis.pcall('XGROUP', 'CREATE', KEYS[6], ARGV[16], '0', 'MKSTREAM')  -- a Redis that is full takes no first reader
 end
 
 local mine, others, latest = nil, {}, 0

@@ -155,7 +155,7 @@ class Store:
         self._submit, self._tell, self._bury = script(scripts.SUBMIT), script(scripts.TELL), script(scripts.BURY)
         self._beat, self._take_over = script(scripts.BEAT), script(scripts.TAKE_OVER)
         self._leave, self._roll, self._look = script(scripts.LEAVE), script(scripts.ROLL), script(scripts.LOOK)
-        self._forget = script(scripts.FORGET)
+        self._forget, self._open_readers = script(scripts.FORGET), script(scripts.OPEN)
 
     async def __aenter__(self) -> Self:
         return self
@@ -222,10 +222,10 @@ class Store:
 
     async def beat(self, pulse: Pulse) -> Beat:
         """Say that a worker lives, and ask for its share."""
-        keys = [self._orders, self._workers, self._epoch, self._quiet, self._brake]
+        keys = [self._orders, self._workers, self._epoch, self._quiet, self._brake, self._outcomes]
         told = [pulse.name, pulse.epoch, uuid.uuid4().hex, pulse.rate, pulse.used, pulse.watching, int(pulse.open), json.dumps(pulse.state)]
         times = (pulse.keep_share + 1, pulse.give_up_after, SILENCE, GRACE, pulse.heard, pulse.braked)
-        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, *(round(seconds * 1000) for seconds in times)])
+        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, *(round(seconds * 1000) for seconds in times), READERS])
         if word != b"ok":
             return Beat(word.decode())
         epoch, share, fair, now, held, braked, *dead = rest
@@ -272,7 +272,7 @@ class Store:
         except RedisAway as away:
             if group == WORKERS or not isinstance(away.__cause__, ResponseError):
                 raise
-            await self._ask("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")  # the first reader, or Redis has lost its data
+            await self._run(self._open_readers, [stream], [group])  # the first reader, or Redis has lost its data
             return []
         return [] if not reply else _entries(reply[0][1])
 

@@ -11,9 +11,10 @@ import pytest
 import redis.exceptions
 import trio
 
-from sms4sats_async import Client, Order
+from sms4sats_async import Client, Order, Outcome
 from sms4sats_async.cluster import Cluster, Worker
 from sms4sats_async.cluster.store import Beat, Pulse, RedisAway, Store, Telling
+from sms4sats_async.cluster.messages import outcome_to_json
 from tests.cluster.redis_server import Job, RedisServer, needs_redis, outcomes
 
 pytestmark = pytest.mark.real_time
@@ -235,6 +236,33 @@ async def test_a_redis_that_is_full_takes_no_order_away(redis_server: RedisServe
 
 
 # --- what is told ------------------------------------------------------------------------------------------------------------------
+async def test_a_redis_that_is_full_lets_its_outcomes_be_read(redis_server: RedisServer) -> None:
+    job = Job(redis_server)
+    async with store_of(job) as store, job.cluster() as cluster:
+        await Played(store, "one").beat()
+        with redis_server.client() as client:
+            client.xadd(job.key("outcomes"), {"outcome": outcome_to_json(Outcome(Order("x"), "048213"))})
+            client.config_set("maxmemory", 1)
+            assert [outcome.code for outcome in await outcomes(cluster, 5)] == ["048213"]
+            assert client.xlen(job.key("outcomes")) == 0
+
+
+async def test_readers_may_come_together_and_first(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    async def read(reader: str) -> None:
+        async with job.cluster() as cluster:
+            assert [outcome async for outcome in cluster.outcomes(reader=reader)] == []
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(read, f"{number}")
+    assert caplog.text == ""
+    with job.redis.client() as client:
+        client.delete(job.key("outcomes"))
+        client.set(job.key("outcomes"), "mine")
+    with pytest.raises(PermissionError, match="ResponseError"):
+        await read("late")
+
+
 
 
 @pytest.mark.parametrize("url", ["http://there", "redis://:pa/s3cr3t@there:6379", "redis://there:s3cr3t"])
