@@ -137,17 +137,20 @@ class Store:
     """One job in Redis. Every call raises :class:`RedisAway`, and nothing else of Redis's, and takes some seconds at the most."""
 
     def __init__(self, url: str, name: str) -> None:
+        ours = {
+            "protocol": 2,  # the shapes of its answers are those of all versions
+            "decode_responses": False,
+            "retry": Retry(NoBackoff(), 0),  # who repeats what, and when, is decided here
+        }
         try:
-            redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-                url,
-                protocol=2,  # the shapes of its answers are those of all versions
-                socket_timeout=ANSWER_TIMEOUT,
-                socket_connect_timeout=ANSWER_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),  # who repeats what, and when, is decided here
-            )
-        except ValueError:  # its words can repeat a part of a password that was taken for a port
+            redis = cast("Any", Redis).from_url(url, socket_timeout=ANSWER_TIMEOUT, socket_connect_timeout=ANSWER_TIMEOUT, **ours)
+            pool = redis.connection_pool
+            pool.make_connection()  # it connects later; what it does not know in the url, it says now
+        except (ValueError, TypeError, AttributeError):  # its words can repeat a part of a password that was taken for a port
             raise ValueError("url must be redis://, rediss:// or unix://, with what is special in a password percent-encoded") from None
-        self._redis = cast("Any", redis)  # redis-py's types are those of its synchronous client as well
+        if changed := [name for name, value in ours.items() if pool.connection_kwargs[name] != value]:
+            raise ValueError(f"url cannot say {' or '.join(changed)}")
+        self._redis: Any = redis  # redis-py's types are those of its synchronous client as well
         self._orders, self._open, self._outcomes, self._dead, self._workers, self._epoch, self._quiet, self._brake = (
             f"{name}:{part}" for part in ("orders", "open", "outcomes", "dead", "workers", "epoch", "quiet", "brake")
         )

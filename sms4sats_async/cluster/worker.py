@@ -88,8 +88,8 @@ class Worker:
     ) -> None:
         check_count("rate", rate)
         check_count("capacity", capacity)
-        if not positive("keep_share", keep_share) + SECOND < positive("give_up_after", give_up_after):
-            raise ValueError("give_up_after must be more than a second longer than keep_share")
+        if not positive("keep_share", keep_share) + SECOND < positive("give_up_after", give_up_after) < math.inf:
+            raise ValueError("give_up_after must be more than a second longer than keep_share, and finite")
         self.client = client
         self.rate = rate
         self.capacity = capacity

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import random
 from typing import Any
 
@@ -265,7 +266,7 @@ async def test_readers_may_come_together_and_first(job: Job, caplog: pytest.LogC
 
 
 
-@pytest.mark.parametrize("url", ["http://there", "redis://:pa/s3cr3t@there:6379", "redis://there:s3cr3t"])
+@pytest.mark.parametrize("url", ["http://there", "redis://:pa/s3cr3t@there:6379", "redis://there:s3cr3t", "redis://there?s3cr3t=1"])
 async def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
     async with Client() as client:
         for make in (Cluster, lambda url: Worker(client, url, rate=1)):
@@ -273,6 +274,11 @@ async def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
                 make(url)
             assert "s3cr3t" not in str(refused.value)
             assert refused.value.__suppress_context__
+
+
+async def test_what_a_url_must_not_change_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^url cannot say protocol or decode_responses$"):
+        Cluster("redis://there?decode_responses=true&protocol=3")
 
 
 def test_what_went_wrong_is_told_by_its_kind_and_not_by_its_words() -> None:
@@ -308,6 +314,8 @@ async def test_arguments_are_checked_before_anything_is_begun() -> None:
             Worker(client, "redis://there", rate=1, keep_share=10, give_up_after=11)
         with pytest.raises(TypeError, match="rate"):
             Worker(client, "redis://there", rate=1.5)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="finite"):
+            Worker(client, "redis://there", rate=1, give_up_after=math.inf)
         with pytest.raises(ValueError, match="hold_window"):
             Worker(client, "redis://there", rate=1, hold_window=-1)
         with pytest.raises(ValueError, match="order_id"):
