@@ -36,12 +36,18 @@ def command() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rate", type=int, required=True, help="requests in any one second that all workers together make at the most")
     parser.add_argument("--redis", metavar="URL", default=os.environ.get("SMS4SATS_REDIS", REDIS), help=f"default: {REDIS}")
-    parser.add_argument("--name", default="sms4sats", help="of the job (default: sms4sats)")
-    parser.add_argument("--capacity", type=int, default=CAPACITY, help="orders watched at once, before no new ones are taken")
-    parser.add_argument("--connections", type=int, default=20, help="requests under way at once, at the most")
-    parser.add_argument("--keep-share", type=float, default=KEEP_SHARE, metavar="SECONDS", help="without Redis, before it pauses")
-    parser.add_argument("--give-up-after", type=float, default=GIVE_UP_AFTER, metavar="SECONDS", help="until a silent worker is dead")
-    parser.add_argument("--base-url", default=BASE_URL, help="of the service")
+    parser.add_argument("--name", default="sms4sats", help="of the job (default: %(default)s)")
+    parser.add_argument(
+        "--capacity", type=int, default=CAPACITY, help="orders watched at once, before no new ones are taken (default: %(default)s)"
+    )
+    parser.add_argument("--connections", type=int, default=20, help="requests under way at once, at the most (default: %(default)s)")
+    parser.add_argument(
+        "--keep-share", type=float, default=KEEP_SHARE, metavar="SECONDS", help="without Redis, before it pauses (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--give-up-after", type=float, default=GIVE_UP_AFTER, metavar="SECONDS", help="until a silent worker is dead (default: %(default)g)"
+    )
+    parser.add_argument("--base-url", default=BASE_URL, help="of the service (default: %(default)s)")
     return parser
 
 
