@@ -14,8 +14,8 @@ import trio
 
 from sms4sats_async import Client, Order, Outcome
 from sms4sats_async.cluster import Cluster, Worker
-from sms4sats_async.cluster.store import Beat, Pulse, RedisAway, Store, Telling
 from sms4sats_async.cluster.messages import outcome_to_json
+from sms4sats_async.cluster.store import Beat, Pulse, RedisAway, Store, Telling
 from tests.cluster.redis_server import Job, RedisServer, needs_redis, outcomes
 
 pytestmark = pytest.mark.real_time
@@ -236,7 +236,6 @@ async def test_a_redis_that_is_full_takes_no_order_away(redis_server: RedisServe
         assert len(await store.dead_letters()) == 1
 
 
-# --- what is told ------------------------------------------------------------------------------------------------------------------
 async def test_a_redis_that_is_full_lets_its_outcomes_be_read(redis_server: RedisServer) -> None:
     job = Job(redis_server)
     async with store_of(job) as store, job.cluster() as cluster:
@@ -264,6 +263,7 @@ async def test_readers_may_come_together_and_first(job: Job, caplog: pytest.LogC
         await read("late")
 
 
+# --- what is told ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("url", ["http://there", "redis://:pa/s3cr3t@there:6379", "redis://there:s3cr3t", "redis://there?s3cr3t=1"])
@@ -320,4 +320,6 @@ async def test_arguments_are_checked_before_anything_is_begun() -> None:
             Worker(client, "redis://there", rate=1, hold_window=-1)
         with pytest.raises(ValueError, match="order_id"):
             await Cluster("redis://there").submit(" ")
+        with pytest.raises(ValueError, match="its id is no text"):  # no worker could read it
+            await Cluster("redis://there").submit(Order(" "))
         assert repr(Cluster("redis://:s3cr3t@there", name="mine")) == "<Cluster mine>"
