@@ -22,7 +22,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        anyio.run(_connected, parser, options)
+        anyio.run(connected, parser, options)
     except PermissionError as error:
         parser.error(str(error))
 
@@ -51,7 +51,8 @@ def command() -> argparse.ArgumentParser:
     return parser
 
 
-async def _connected(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+async def connected(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Run a worker with these options; what is wrong with them, the parser tells."""
     try:
         client = Client(base_url=options.base_url, max_connections=options.connections)
         worker = worker_of(client, options)
