@@ -2516,6 +2516,22 @@ _CLUSTER = [
         ("cluster/test_worker.py::test_a_rental_tells_each_code_and_goes_on",),
     ),
     Variant(
+        "a-bare-id-never-sends",
+        "where there is nothing but its id, that is returned: what it is for, its status tells",
+        "cluster/messages.py",
+        'return order.id if row.keys() <= {"id", "version"} else order',
+        "return order",
+        ("cluster/test_worker.py::test_of_a_bare_id_the_status_tells_that_it_sends",),
+    ),
+    Variant(
+        "a-full-redis-keeps-its-outcomes",
+        "a Redis that is full takes no first reader",
+        "cluster/scripts.py",
+        "  redis.pcall('XGROUP', 'CREATE', KEYS[6], ARGV[16], '0', 'MKSTREAM')",
+        "",
+        ("cluster/test_store.py::test_a_redis_that_is_full_lets_its_outcomes_be_read",),
+    ),
+    Variant(
         "a-loan-without-end",
         "after so many seconds without a new word no request leaves",
         "agenda.py",
