@@ -2532,6 +2532,14 @@ _CLUSTER = [
         ("cluster/test_store.py::test_a_redis_that_is_full_lets_its_outcomes_be_read",),
     ),
     Variant(
+        "a-beat-that-is-late-counts",
+        "never add up to more than the rate",
+        "cluster/scripts.py",
+        "if mine and tonumber(ARGV[17]) <= (mine.number or 0) then return {'late'} end",
+        "",
+        ("cluster/test_store.py::test_a_beat_that_is_heard_after_a_later_one_counts_for_nothing",),
+    ),
+    Variant(
         "a-loan-without-end",
         "after so many seconds without a new word no request leaves",
         "agenda.py",

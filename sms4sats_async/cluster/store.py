@@ -83,7 +83,8 @@ class Beat(NamedTuple):
     """What a worker's beat has answered.
 
     Attributes:
-        word: ``"ok"``; ``"forgotten"``: Redis has lost its data; ``"given up"``: others have taken over this worker's orders.
+        word: ``"ok"``; ``"forgotten"``: Redis has lost its data; ``"given up"``: others have taken over this worker's orders; ``"late"``: a
+            later one was heard before, so that nobody waits for this answer any more.
         epoch: changes whenever Redis has lost its data.
         share: requests a second that this worker may make.
         fair: how many orders each worker would watch, of those who can take more.
@@ -109,6 +110,7 @@ class Pulse(NamedTuple):
     Attributes:
         epoch, heard: what the last beat that was answered had as ``epoch`` and ``now``; empty and 0 before.
         braked: seconds for which the service has told it to wait, beyond what the last answer said.
+        number: 1 for its first beat, and so on.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Pulse(NamedTuple):
     braked: float
     keep_share: float
     give_up_after: float
+    number: int
 
 
 class Telling(NamedTuple):
@@ -228,7 +231,8 @@ class Store:
         keys = [self._orders, self._workers, self._epoch, self._quiet, self._brake, self._outcomes]
         told = [pulse.name, pulse.epoch, uuid.uuid4().hex, pulse.rate, pulse.used, pulse.watching, int(pulse.open), json.dumps(pulse.state)]
         times = (pulse.keep_share + 1, pulse.give_up_after, SILENCE, GRACE, pulse.heard, pulse.braked)
-        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, *(round(seconds * 1000) for seconds in times), READERS])
+        milliseconds = (round(seconds * 1000) for seconds in times)
+        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, *milliseconds, READERS, pulse.number])
         if word != b"ok":
             return Beat(word.decode())
         epoch, share, fair, now, held, braked, *dead = rest

@@ -263,6 +263,7 @@ class _Session:
         self._worker = worker
         self._store = worker.store
         self._epoch = ""
+        self._number = 0
         self._fair = 0
         self._entries: set[str] = set()
         self._in_doubt = False
@@ -411,6 +412,7 @@ class _Session:
 
     def _pulse(self, now: float) -> Pulse:
         worker = self._worker
+        self._number += 1
         self._counts.append((now, self._batch.requests))
         braked = self._batch.braked
         if now + braked <= self._braked_until + SLACK:
@@ -428,6 +430,7 @@ class _Session:
             braked,
             worker.keep_share,
             worker.give_up_after,
+            self._number,
         )
 
     def _requests_per_second(self) -> float:

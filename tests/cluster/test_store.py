@@ -29,13 +29,15 @@ class Played:
         self.name = name
         self.says: dict[str, Any] = {"rate": 10, "used": 0, "watching": 0, "open": True, "keep_share": 1.5, "give_up_after": 3.0} | says
         self.heard = Beat("")
+        self.number = 0
 
     async def beat(self, **says: Any) -> Beat:
         """Beat, and note what was answered."""
         braked = says.pop("braked", 0.0)
         self.says |= says
-        pulse = Pulse(self.name, self.heard.epoch, self.heard.now, state={}, braked=braked, **self.says)
-        self.heard = await self.store.beat(pulse)
+        self.number += 1
+        self.said = Pulse(self.name, self.heard.epoch, self.heard.now, state={}, braked=braked, number=self.number, **self.says)
+        self.heard = await self.store.beat(self.said)
         self.says["used"] = max(self.heard.share, self.says["used"] if self.heard.word == "ok" else 0)
         return self.heard
 
@@ -86,6 +88,23 @@ async def test_whatever_the_workers_watch_their_shares_are_never_more_than_the_r
             assert sum(shares) <= 10
             seen.add(shares)
         assert len(seen) > 20
+
+
+async def test_a_beat_that_is_heard_after_a_later_one_counts_for_nothing(job: Job) -> None:
+    async with store_of(job) as store:
+        one, two = Played(store, "one"), Played(store, "two")
+        await settled(one, two)
+        await one.beat(used=1, watching=0)
+        slow = one.said
+        await settled(one, two)
+        one.says["watching"] = 100
+        for _ in range(4):
+            await settled(one, two)
+        assert (one.heard.share, two.heard.share) == (9, 1)
+        late = await store.beat(slow)
+        assert (await two.beat(watching=1000, used=1)).share == 1
+        assert late.word == "late"
+        assert (await one.beat()).word == "ok"
 
 
 async def test_the_lowest_rate_counts_and_who_has_left_is_not_counted(job: Job) -> None:
