@@ -22,7 +22,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        anyio.run(_connected, parser, options)
+        anyio.run(connected, parser, options)
     except PermissionError as error:
         parser.error(str(error))
 
@@ -36,16 +36,23 @@ def command() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rate", type=int, required=True, help="requests in any one second that all workers together make at the most")
     parser.add_argument("--redis", metavar="URL", default=os.environ.get("SMS4SATS_REDIS", REDIS), help=f"default: {REDIS}")
-    parser.add_argument("--name", default="sms4sats", help="of the job (default: sms4sats)")
-    parser.add_argument("--capacity", type=int, default=CAPACITY, help="orders watched at once, before no new ones are taken")
-    parser.add_argument("--connections", type=int, default=20, help="requests under way at once, at the most")
-    parser.add_argument("--keep-share", type=float, default=KEEP_SHARE, metavar="SECONDS", help="without Redis, before it pauses")
-    parser.add_argument("--give-up-after", type=float, default=GIVE_UP_AFTER, metavar="SECONDS", help="until a silent worker is dead")
-    parser.add_argument("--base-url", default=BASE_URL, help="of the service")
+    parser.add_argument("--name", default="sms4sats", help="of the job (default: %(default)s)")
+    parser.add_argument(
+        "--capacity", type=int, default=CAPACITY, help="orders watched at once, before no new ones are taken (default: %(default)s)"
+    )
+    parser.add_argument("--connections", type=int, default=20, help="requests under way at once, at the most (default: %(default)s)")
+    parser.add_argument(
+        "--keep-share", type=float, default=KEEP_SHARE, metavar="SECONDS", help="without Redis, before it pauses (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--give-up-after", type=float, default=GIVE_UP_AFTER, metavar="SECONDS", help="until a silent worker is dead (default: %(default)g)"
+    )
+    parser.add_argument("--base-url", default=BASE_URL, help="of the service (default: %(default)s)")
     return parser
 
 
-async def _connected(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+async def connected(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Run a worker with these options; what is wrong with them, the parser tells."""
     try:
         client = Client(base_url=options.base_url, max_connections=options.connections)
         worker = worker_of(client, options)

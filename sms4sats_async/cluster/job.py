@@ -15,7 +15,7 @@ import attrs
 
 from sms4sats_async.batch import Outcome
 from sms4sats_async.client import check_order_id
-from sms4sats_async.cluster.messages import NotAnOutcome, order_to_json, outcome_from_json
+from sms4sats_async.cluster.messages import NotAnOutcome, order_from_json, order_to_json, outcome_from_json
 from sms4sats_async.cluster.store import RedisAway, Store, Waiting
 from sms4sats_async.models import Order, OrderKind
 from sms4sats_async.shelter import on_asyncio
@@ -52,7 +52,10 @@ class WorkerState:
 
 @attrs.frozen
 class DeadLetter:
-    """A message that was no order, or no outcome: its ``reason``, and its fields as they came, which may hold a secret."""
+    """A message that was no order, or no outcome: its ``reason``, and its fields as they came, which may hold a secret.
+
+    A field of its own that is called ``reason`` is among them as ``its reason``.
+    """
 
     reason: str
     fields: dict[str, bytes] = attrs.field(repr=False)
@@ -106,10 +109,11 @@ class Cluster:
         finally:
             await self._store.aclose()
 
-    async def submit(self, order: Order | str, *, kind: OrderKind | str = OrderKind.receive) -> bool:
+    async def submit(self, order: Order | str, *, kind: OrderKind | str | None = None) -> bool:
         """Put an order in to be watched, or the order with this id; returns when Redis has it.
 
-        It can be said again when in doubt: an order that is there already, and has not ended, is not put in twice.
+        It can be said again when in doubt: an order that is there already, and has not ended, is not put in twice. ``kind`` is what an
+        id is for, as for :class:`OrderWatcher`.
 
         Returns:
             False if it was there already.
@@ -119,8 +123,10 @@ class Cluster:
         """
         if not isinstance(order, Order):
             check_order_id(order)
-            order = Order(order, OrderKind(kind))
-        order_id, text = order.id, order_to_json(order)
+            if kind is not None:
+                order = Order(order, OrderKind(kind))
+        order_id, text = order.id if isinstance(order, Order) else order, order_to_json(order)
+        order_from_json(text.encode())  # what no worker could read is refused here
         return bool(await _patiently(lambda: self._store.submit([(order_id, text)])))
 
     async def outcomes(self, *, reader: str = "reader", forever: bool = False) -> AsyncGenerator[Outcome]:
@@ -178,7 +184,8 @@ class Cluster:
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the messages that were no orders, or no outcomes."""
-        letters = [{name.decode(): value for name, value in fields.items()} for _, fields in await _patiently(self._store.dead_letters)]
+        found = await _patiently(self._store.dead_letters)
+        letters = [{name.decode(errors="backslashreplace"): value for name, value in fields.items()} for _, fields in found]
         return [DeadLetter(letter.pop("reason").decode(), letter) for letter in letters]
 
 

@@ -26,13 +26,13 @@ class NotAnOutcome(ValueError):
     """The message is no outcome. The text says why, and nothing of what was in it."""
 
 
-def order_to_json(order: Order) -> str:
-    """Return the order as one line of JSON."""
-    return json.dumps(order.to_dict(), separators=(",", ":"))
+def order_to_json(order: Order | str) -> str:
+    """Return the order as one line of JSON; of a bare id, that alone."""
+    return json.dumps({"id": order} if isinstance(order, str) else order.to_dict(), separators=(",", ":"))
 
 
-def order_from_json(text: bytes | None) -> Order:
-    """Read an order.
+def order_from_json(text: bytes | None) -> Order | str:
+    """Read an order; where there is nothing but its id, that is returned: what it is for, its status tells.
 
     Raises:
         NotAnOrder: it is none.
@@ -53,7 +53,7 @@ def order_from_json(text: bytes | None) -> Order:
         raise NotAnOrder(told if told.startswith("order: ") else "its kind or its created_at cannot be read") from None
     if not order.id.strip() or not order.id.isprintable():  # half a surrogate pair could not even be asked about
         raise NotAnOrder("its id is no text")
-    return order
+    return order.id if row.keys() <= {"id", "version"} else order
 
 
 def outcome_to_json(outcome: Outcome) -> str:

@@ -57,6 +57,14 @@ return 1
 """
 )
 
+# KEYS outcomes   ARGV group
+# Several readers may be the first at the same time.
+OPEN = """
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if made.err and not string.find(made.err, 'BUSYGROUP') then return redis.error_reply(made.err) end
+return 1
+"""
+
 # KEYS outcomes   ARGV group entry...
 # What was read is forgotten, in one step: what is taken from the group's list alone would lie in the stream for ever.
 FORGET = """
@@ -72,8 +80,8 @@ if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return redis.call('XD
 return redis.call('XDEL', KEYS[1], ARGV[2])
 """
 
-# KEYS orders workers epoch quiet brake   ARGV group name known-epoch fresh-epoch rate used watching open state lease dead-after silence
-#     grace known-beat braked
+# KEYS orders workers epoch quiet brake outcomes   ARGV group name known-epoch fresh-epoch rate used watching open state lease dead-after
+#     silence grace known-beat braked readers-group number
 # Returns {"ok", epoch, share, fair, milliseconds of Redis's clock, entries held, milliseconds of the brake, dead worker...}, or
 # {"forgotten"} when data that this worker knew are lost, if only since its last beat (a backup was read), or {"given up"} when others have
 # been told to take over its orders. Dead workers are named to those who can look after orders: there is a share for them, now or as soon
@@ -83,6 +91,9 @@ return redis.call('XDEL', KEYS[1], ARGV[2])
 # to be had until it has said otherwise, or its lease is over. Where workers were started with different rates, the lowest counts. Four
 # fifths of the rate go by the orders that a worker watches, the rest is the same for all, so that one without orders can begin. A worker
 # that is new to a Redis that has just started has to wait: by then all others have been heard, and it has turned out if data are lost.
+#
+# A beat that Redis has heard after a later one of the same worker, because it was slow, counts for nothing: {"late"}. The later one has
+# said what is used, and its answer what may be.
 #
 # The brake is on when the service has said to one of them that there are too many requests: it is so for all.
 #
@@ -96,6 +107,7 @@ if made.err and not string.find(made.err, 'BUSYGROUP') then return redis.error_r
 if not epoch or not made.err then
   epoch = ARGV[4]
   redis.call('SET', KEYS[3], epoch)
+  redis.pcall('XGROUP', 'CREATE', KEYS[6], ARGV[16], '0', 'MKSTREAM')  -- a Redis that is full takes no first reader
 end
 
 local mine, others, latest = nil, {}, 0
@@ -105,6 +117,7 @@ for i = 1, #all, 2 do
   latest = math.max(latest, record.beat)
   if all[i] == ARGV[2] then mine = record else others[all[i]] = record end
 end
+if mine and tonumber(ARGV[17]) <= (mine.number or 0) then return {'late'} end
 local last = mine and mine.beat or now - tonumber(ARGV[10])  -- nobody forgets a worker whose lease is not over
 if ARGV[3] ~= '' and (ARGV[3] ~= epoch or last < tonumber(ARGV[14])) then
   if ARGV[3] == epoch then redis.call('SET', KEYS[3], ARGV[4]) end
@@ -146,7 +159,7 @@ end
 if new or redis.call('EXISTS', KEYS[4]) == 1 then share = 0 end
 redis.call('HSET', KEYS[2], ARGV[2], cjson.encode({
   beat = now, lease = now + tonumber(ARGV[10]), used = tonumber(ARGV[6]), share = share, rate = tonumber(ARGV[5]), left = false,
-  watching = watching, open = ARGV[8] == '1' and share > 0, new = new, state = ARGV[9],
+  watching = watching, open = ARGV[8] == '1' and share > 0, new = new, state = ARGV[9], number = tonumber(ARGV[17]),
 }))
 
 local braked = math.max(0, redis.call('PTTL', KEYS[5]))

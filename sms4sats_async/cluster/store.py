@@ -83,7 +83,8 @@ class Beat(NamedTuple):
     """What a worker's beat has answered.
 
     Attributes:
-        word: ``"ok"``; ``"forgotten"``: Redis has lost its data; ``"given up"``: others have taken over this worker's orders.
+        word: ``"ok"``; ``"forgotten"``: Redis has lost its data; ``"given up"``: others have taken over this worker's orders; ``"late"``: a
+            later one was heard before, so that nobody waits for this answer any more.
         epoch: changes whenever Redis has lost its data.
         share: requests a second that this worker may make.
         fair: how many orders each worker would watch, of those who can take more.
@@ -109,6 +110,7 @@ class Pulse(NamedTuple):
     Attributes:
         epoch, heard: what the last beat that was answered had as ``epoch`` and ``now``; empty and 0 before.
         braked: seconds for which the service has told it to wait, beyond what the last answer said.
+        number: 1 for its first beat, and so on.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Pulse(NamedTuple):
     braked: float
     keep_share: float
     give_up_after: float
+    number: int
 
 
 class Telling(NamedTuple):
@@ -137,17 +140,20 @@ class Store:
     """One job in Redis. Every call raises :class:`RedisAway`, and nothing else of Redis's, and takes some seconds at the most."""
 
     def __init__(self, url: str, name: str) -> None:
+        ours = {
+            "protocol": 2,  # the shapes of its answers are those of all versions
+            "decode_responses": False,
+            "retry": Retry(NoBackoff(), 0),  # who repeats what, and when, is decided here
+        }
         try:
-            redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-                url,
-                protocol=2,  # the shapes of its answers are those of all versions
-                socket_timeout=ANSWER_TIMEOUT,
-                socket_connect_timeout=ANSWER_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),  # who repeats what, and when, is decided here
-            )
-        except ValueError:  # its words can repeat a part of a password that was taken for a port
+            redis = cast("Any", Redis).from_url(url, socket_timeout=ANSWER_TIMEOUT, socket_connect_timeout=ANSWER_TIMEOUT, **ours)
+            pool = redis.connection_pool
+            pool.make_connection()  # it connects later; what it does not know in the url, it says now
+        except (ValueError, TypeError, AttributeError):  # its words can repeat a part of a password that was taken for a port
             raise ValueError("url must be redis://, rediss:// or unix://, with what is special in a password percent-encoded") from None
-        self._redis = cast("Any", redis)  # redis-py's types are those of its synchronous client as well
+        if changed := [name for name, value in ours.items() if pool.connection_kwargs[name] != value]:
+            raise ValueError(f"url cannot say {' or '.join(changed)}")
+        self._redis: Any = redis  # redis-py's types are those of its synchronous client as well
         self._orders, self._open, self._outcomes, self._dead, self._workers, self._epoch, self._quiet, self._brake = (
             f"{name}:{part}" for part in ("orders", "open", "outcomes", "dead", "workers", "epoch", "quiet", "brake")
         )
@@ -155,7 +161,7 @@ class Store:
         self._submit, self._tell, self._bury = script(scripts.SUBMIT), script(scripts.TELL), script(scripts.BURY)
         self._beat, self._take_over = script(scripts.BEAT), script(scripts.TAKE_OVER)
         self._leave, self._roll, self._look = script(scripts.LEAVE), script(scripts.ROLL), script(scripts.LOOK)
-        self._forget = script(scripts.FORGET)
+        self._forget, self._open_readers = script(scripts.FORGET), script(scripts.OPEN)
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,7 +208,7 @@ class Store:
 
     async def _bury_from(self, stream: str, group: str, entry: Entry, reason: str) -> None:
         entry_id, fields = entry
-        parts = [part for field in fields.items() for part in field]
+        parts = [part for name, value in fields.items() for part in (b"its reason" if name == b"reason" else name, value)]
         await self._run(self._bury, [stream, self._dead], [group, entry_id, reason, *parts])
 
     async def waiting(self) -> int:
@@ -222,10 +228,11 @@ class Store:
 
     async def beat(self, pulse: Pulse) -> Beat:
         """Say that a worker lives, and ask for its share."""
-        keys = [self._orders, self._workers, self._epoch, self._quiet, self._brake]
+        keys = [self._orders, self._workers, self._epoch, self._quiet, self._brake, self._outcomes]
         told = [pulse.name, pulse.epoch, uuid.uuid4().hex, pulse.rate, pulse.used, pulse.watching, int(pulse.open), json.dumps(pulse.state)]
         times = (pulse.keep_share + 1, pulse.give_up_after, SILENCE, GRACE, pulse.heard, pulse.braked)
-        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, *(round(seconds * 1000) for seconds in times)])
+        milliseconds = (round(seconds * 1000) for seconds in times)
+        word, *rest = await self._run(self._beat, keys, [WORKERS, *told, *milliseconds, READERS, pulse.number])
         if word != b"ok":
             return Beat(word.decode())
         epoch, share, fair, now, held, braked, *dead = rest
@@ -272,7 +279,7 @@ class Store:
         except RedisAway as away:
             if group == WORKERS or not isinstance(away.__cause__, ResponseError):
                 raise
-            await self._ask("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")  # the first reader, or Redis has lost its data
+            await self._run(self._open_readers, [stream], [group])  # the first reader, or Redis has lost its data
             return []
         return [] if not reply else _entries(reply[0][1])
 

@@ -88,8 +88,8 @@ class Worker:
     ) -> None:
         check_count("rate", rate)
         check_count("capacity", capacity)
-        if not positive("keep_share", keep_share) + SECOND < positive("give_up_after", give_up_after):
-            raise ValueError("give_up_after must be more than a second longer than keep_share")
+        if not positive("keep_share", keep_share) + SECOND < positive("give_up_after", give_up_after) < math.inf:
+            raise ValueError("give_up_after must be more than a second longer than keep_share, and finite")
         self.client = client
         self.rate = rate
         self.capacity = capacity
@@ -100,7 +100,7 @@ class Worker:
         self._begun = False
         self._stopping = False
         self._rest: anyio.CancelScope | None = None
-        self._homeless: dict[str, Order] = {}
+        self._homeless: dict[str, Order | str] = {}
         self.let_in = False
         self.heard: tuple[str, float] = ("", 0.0)
         self.loan = _Loan()
@@ -180,9 +180,9 @@ class Worker:
             else:
                 return
 
-    async def put_back(self, orders: Iterable[Order]) -> None:
-        """Put these orders in anew, because Redis has lost them."""
-        self._homeless.update((order.id, order) for order in orders)
+    async def put_back(self, orders: Iterable[tuple[str, Order | str]]) -> None:
+        """Put these orders in anew, each with its id, because Redis has lost them."""
+        self._homeless.update(orders)
         await self.settle(SECOND)
 
     async def settle(self, seconds: float) -> None:
@@ -191,10 +191,10 @@ class Worker:
             while self._homeless or self.untold:
                 try:
                     while self._homeless:
-                        orders = list(islice(self._homeless.values(), CHUNK))
-                        await self.store.submit((order.id, order_to_json(order)) for order in orders)
-                        for order in orders:
-                            del self._homeless[order.id]
+                        orders = list(islice(self._homeless.items(), CHUNK))
+                        await self.store.submit((order_id, order_to_json(order)) for order_id, order in orders)
+                        for order_id, _ in orders:
+                            del self._homeless[order_id]
                     while self.untold:
                         tellings = list(islice(self.untold, CHUNK))  # there may be more when they are told
                         name, heard = self.heard
@@ -259,10 +259,11 @@ class _Session:
 
     def __init__(self, worker: Worker) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.orders: dict[str, tuple[Order, list[str]]] = {}
+        self.orders: dict[str, tuple[Order | str, list[str]]] = {}
         self._worker = worker
         self._store = worker.store
         self._epoch = ""
+        self._number = 0
         self._fair = 0
         self._entries: set[str] = set()
         self._in_doubt = False
@@ -300,7 +301,7 @@ class _Session:
                     worker.loan.take(0, anyio.current_time(), math.inf)
                     await self._hand_back(worker.keep_share + SECOND)
                 if self._why == "forgotten":  # nobody else knows of them
-                    await worker.put_back([order for order, _ in self.orders.values()])
+                    await worker.put_back([(order_id, order) for order_id, (order, _) in self.orders.items()])
         finally:
             for outcome in self._batch.unread:
                 if not isinstance(outcome.error, OrderUnresolved):  # left open: others watch it now
@@ -351,7 +352,7 @@ class _Session:
     def _room(self) -> int:
         return self._worker.capacity - len(self._entries)
 
-    async def _accept(self, entry: Entry) -> Order | None:
+    async def _accept(self, entry: Entry) -> Order | str | None:
         """Note that an entry is ours, and return its order; ``None`` when it is none, or ours already."""
         entry_id, fields = entry
         if entry_id in self._entries:
@@ -367,11 +368,12 @@ class _Session:
                 self._in_doubt = True
             self._entries.discard(entry_id)
             return None
-        known = self.orders.get(order.id)
+        order_id = order.id if isinstance(order, Order) else order
+        known = self.orders.get(order_id)
         if known is not None:  # somebody has put it in past submit: one end for both
             known[1].append(entry_id)
             return None
-        self.orders[order.id] = (order, [entry_id])
+        self.orders[order_id] = (order, [entry_id])
         return order
 
     async def _add(self, entries: list[Entry]) -> None:
@@ -410,6 +412,7 @@ class _Session:
 
     def _pulse(self, now: float) -> Pulse:
         worker = self._worker
+        self._number += 1
         self._counts.append((now, self._batch.requests))
         braked = self._batch.braked
         if now + braked <= self._braked_until + SLACK:
@@ -427,6 +430,7 @@ class _Session:
             braked,
             worker.keep_share,
             worker.give_up_after,
+            self._number,
         )
 
     def _requests_per_second(self) -> float:
@@ -503,7 +507,7 @@ class _Session:
             if isinstance(outcome.error, OrderUnresolved) and self._was_paused() and outcome.order.id not in self._watched_on:
                 _logger.warning("an order that could not be asked about in a pause is watched on")
                 self._watched_on.add(outcome.order.id)
-                self._batch.add(outcome.order)
+                self._batch.add(self.orders[outcome.order.id][0])
                 continue
             self._note(outcome)
             self._news.set()

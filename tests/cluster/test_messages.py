@@ -47,6 +47,7 @@ ERRORS: list[Sms4SatsError] = [
 
 def test_an_order_there_and_back() -> None:
     assert order_from_json(order_to_json(ORDER).encode()) == ORDER
+    assert order_from_json(order_to_json(ID).encode()) == ID
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff", b"[" * 100_000, b"1", b'{"id": 1}', b'{"id": "x", "created_at": "never"}', None])

@@ -16,10 +16,11 @@ import pytest
 
 from sms4sats_async import Order
 from sms4sats_async.cluster import Cluster
+from sms4sats_async.cluster.__main__ import command, connected
 from tests.cluster.jobs import Processes, asked, code_of, order_id, processes, service
 from tests.cluster.redis_server import FAST, RedisServer, codes, needs_redis, outcomes
 from tests.cluster.soak import Figures
-from tests.faults.service import Held, Service
+from tests.faults.service import Held, Service, lies, unseen
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.real_time
@@ -119,13 +120,19 @@ async def test_who_comes_back_from_the_dead_lets_go_of_its_orders(redis_server: 
     assert told == {one: code_of(one) for one in ids}
 
 
-def test_what_cannot_be_is_told_before_anything_is_begun() -> None:
-    command = [sys.executable, "-m", "sms4sats_async.cluster"]
-    for arguments, words in ((["--rate", "0"], "rate"), (["--rate", "1", "--redis", "http://there"], "redis://"), ([], "--rate")):
-        ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
-        assert ended.returncode == 2
-        assert words in ended.stderr
-        assert "Traceback" not in ended.stderr
+async def test_what_cannot_be_is_told_before_anything_is_begun(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = await anyio.run_process([sys.executable, "-m", "sms4sats_async.cluster", "--rate", "0"], check=False)
+    assert ended.returncode == 2
+    assert b"rate" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+    for arguments, words in (
+        ([], "--rate"),
+        (["--rate", "1", "--redis", "http://there"], "redis://"),
+        (["--rate", "1", "--connections", "0"], "max_connections"),
+    ):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            await connected(command(), command().parse_args(arguments))
+        assert words in capsys.readouterr().err
 
 
 async def test_a_password_goes_by_the_environment(redis_server: RedisServer, there: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +161,7 @@ async def test_the_program_of_the_readme(redis_server: RedisServer, there: Proce
     program = there.place / "job.py"
     program.write_text(found[1])
     book = Service(born=_at_once)
+    book.next("/createorder", *[None] * 99, unseen(lies({"status": "error", "reason": "not enough balance"}, 500)))
     async with book.serving() as server:
         for name, value in {"SMS4SATS_URL": server.url, "SMS4SATS_REDIS": redis_server.url, "SMS4SATS_API_KEY": "key"}.items():
             monkeypatch.setenv(name, value)
@@ -162,5 +170,7 @@ async def test_the_program_of_the_readme(redis_server: RedisServer, there: Proce
         with anyio.fail_after(60):
             ended = await anyio.run_process([sys.executable, str(program)], check=False)
         assert ended.stderr == b""
-        assert ended.stdout.split(b"\n") == [b"187 048213"] * 100 + [b""]
-        assert len(book.orders) == 100
+        refused, *codes = ended.stdout.splitlines()
+        assert refused == b"no more orders: POST /createorder: HTTP 500: not enough balance"
+        assert codes == [b"187 048213"] * 99
+        assert len(book.orders) == 99

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import random
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import redis.exceptions
 import trio
 
-from sms4sats_async import Client, Order
+from sms4sats_async import Client, Order, Outcome
 from sms4sats_async.cluster import Cluster, Worker
+from sms4sats_async.cluster.messages import outcome_to_json
 from sms4sats_async.cluster.store import Beat, Pulse, RedisAway, Store, Telling
 from tests.cluster.redis_server import Job, RedisServer, needs_redis, outcomes
 
@@ -27,13 +29,15 @@ class Played:
         self.name = name
         self.says: dict[str, Any] = {"rate": 10, "used": 0, "watching": 0, "open": True, "keep_share": 1.5, "give_up_after": 3.0} | says
         self.heard = Beat("")
+        self.number = 0
 
     async def beat(self, **says: Any) -> Beat:
         """Beat, and note what was answered."""
         braked = says.pop("braked", 0.0)
         self.says |= says
-        pulse = Pulse(self.name, self.heard.epoch, self.heard.now, state={}, braked=braked, **self.says)
-        self.heard = await self.store.beat(pulse)
+        self.number += 1
+        self.said = Pulse(self.name, self.heard.epoch, self.heard.now, state={}, braked=braked, number=self.number, **self.says)
+        self.heard = await self.store.beat(self.said)
         self.says["used"] = max(self.heard.share, self.says["used"] if self.heard.word == "ok" else 0)
         return self.heard
 
@@ -84,6 +88,23 @@ async def test_whatever_the_workers_watch_their_shares_are_never_more_than_the_r
             assert sum(shares) <= 10
             seen.add(shares)
         assert len(seen) > 20
+
+
+async def test_a_beat_that_is_heard_after_a_later_one_counts_for_nothing(job: Job) -> None:
+    async with store_of(job) as store:
+        one, two = Played(store, "one"), Played(store, "two")
+        await settled(one, two)
+        await one.beat(used=1, watching=0)
+        slow = one.said
+        await settled(one, two)
+        one.says["watching"] = 100
+        for _ in range(4):
+            await settled(one, two)
+        assert (one.heard.share, two.heard.share) == (9, 1)
+        late = await store.beat(slow)
+        assert (await two.beat(watching=1000, used=1)).share == 1
+        assert late.word == "late"
+        assert (await one.beat()).word == "ok"
 
 
 async def test_the_lowest_rate_counts_and_who_has_left_is_not_counted(job: Job) -> None:
@@ -234,10 +255,37 @@ async def test_a_redis_that_is_full_takes_no_order_away(redis_server: RedisServe
         assert len(await store.dead_letters()) == 1
 
 
+async def test_a_redis_that_is_full_lets_its_outcomes_be_read(redis_server: RedisServer) -> None:
+    job = Job(redis_server)
+    async with store_of(job) as store, job.cluster() as cluster:
+        await Played(store, "one").beat()
+        with redis_server.client() as client:
+            client.xadd(job.key("outcomes"), {"outcome": outcome_to_json(Outcome(Order("x"), "048213"))})
+            client.config_set("maxmemory", 1)
+            assert [outcome.code for outcome in await outcomes(cluster, 5)] == ["048213"]
+            assert client.xlen(job.key("outcomes")) == 0
+
+
+async def test_readers_may_come_together_and_first(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    async def read(reader: str) -> None:
+        async with job.cluster() as cluster:
+            assert [outcome async for outcome in cluster.outcomes(reader=reader)] == []
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(read, f"{number}")
+    assert caplog.text == ""
+    with job.redis.client() as client:
+        client.delete(job.key("outcomes"))
+        client.set(job.key("outcomes"), "mine")
+    with pytest.raises(PermissionError, match="ResponseError"):
+        await read("late")
+
+
 # --- what is told ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["http://there", "redis://:pa/s3cr3t@there:6379", "redis://there:s3cr3t"])
+@pytest.mark.parametrize("url", ["http://there", "redis://:pa/s3cr3t@there:6379", "redis://there:s3cr3t", "redis://there?s3cr3t=1"])
 async def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
     async with Client() as client:
         for make in (Cluster, lambda url: Worker(client, url, rate=1)):
@@ -245,6 +293,11 @@ async def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
                 make(url)
             assert "s3cr3t" not in str(refused.value)
             assert refused.value.__suppress_context__
+
+
+async def test_what_a_url_must_not_change_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^url cannot say protocol or decode_responses$"):
+        Cluster("redis://there?decode_responses=true&protocol=3")
 
 
 def test_what_went_wrong_is_told_by_its_kind_and_not_by_its_words() -> None:
@@ -280,8 +333,12 @@ async def test_arguments_are_checked_before_anything_is_begun() -> None:
             Worker(client, "redis://there", rate=1, keep_share=10, give_up_after=11)
         with pytest.raises(TypeError, match="rate"):
             Worker(client, "redis://there", rate=1.5)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="finite"):
+            Worker(client, "redis://there", rate=1, give_up_after=math.inf)
         with pytest.raises(ValueError, match="hold_window"):
             Worker(client, "redis://there", rate=1, hold_window=-1)
         with pytest.raises(ValueError, match="order_id"):
             await Cluster("redis://there").submit(" ")
+        with pytest.raises(ValueError, match="its id is no text"):  # no worker could read it
+            await Cluster("redis://there").submit(Order(" "))
         assert repr(Cluster("redis://:s3cr3t@there", name="mine")) == "<Cluster mine>"

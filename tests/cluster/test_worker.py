@@ -181,6 +181,21 @@ async def test_what_ends_without_a_code_is_told_as_a_batch_tells_it(job: Job) ->
     assert len(paid.cancels) == 1
 
 
+async def test_of_a_bare_id_the_status_tells_that_it_sends(job: Job) -> None:
+    async with playing(job) as (service, client, cluster):
+        now = anyio.current_time()
+        sent = [service.order(word * 32, kind="send", paid_at=now, code_at=now + 1) for word in "st"]
+        await cluster.submit(sent[0].id)
+        await cluster.submit(sent[1].id, kind="send")
+        async with working(job.worker(client)):
+            told = {outcome.order.id: outcome for outcome in await outcomes(cluster)}
+    for order in sent:
+        status = told[order.id].status
+        assert told[order.id].error is None
+        assert status is not None
+        assert status.sms_status == "sent"
+
+
 async def test_a_rental_tells_each_code_and_goes_on(job: Job) -> None:
     async with playing(job) as (service, client, cluster):
         rental = service.order(kind="rental", paid_at=0.0, number_at=0.0, code_at=0.0, code="1111")
@@ -192,6 +207,9 @@ async def test_a_rental_tells_each_code_and_goes_on(job: Job) -> None:
                 rental.code = "2222"
                 assert (await anext(reading)).code == "2222"
             assert await cluster.waiting() == 1
+        async with working(job.worker(client)):
+            with anyio.fail_after(30):
+                assert (await anext(reading)).code == "2222"  # who has it now does not know that it was told
             await reading.aclose()
 
 
@@ -211,7 +229,7 @@ async def test_what_is_no_order_lies_with_the_dead_letters_and_stops_nothing(job
             for text in bad:
                 redis.xadd(job.key("orders"), {"order": text})
             redis.xadd(job.key("orders"), {f"{number}": secret for number in range(5000)})  # more than a script can take at once
-            redis.xadd(job.key("orders"), {"task": secret})
+            redis.xadd(job.key("orders"), {"task": secret, "reason": secret, b"\xff": b"\xff"})
         await cluster.submit(held.id)
         async with working(job.worker(client)):
             assert await codes(cluster) == [held.code]
@@ -226,7 +244,7 @@ async def test_what_is_no_order_lies_with_the_dead_letters_and_stops_nothing(job
         "there is no field named order",
         "there is no field named order",
     ]
-    assert letters[-1].fields == {"task": secret.encode()}
+    assert letters[-1].fields == {"task": secret.encode(), "its reason": secret.encode(), "\\xff": b"\xff"}
     assert secret not in caplog.text + repr(letters)
 
 
