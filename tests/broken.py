@@ -1672,6 +1672,14 @@ _MONEY = [
         ("test_replies.py::test_a_secret_that_the_server_repeats_is_in_no_message",),
     ),
     Variant(
+        "what-was-not-sent-yet-is-sent-all-the-same",
+        "What was not sent yet is not sent any more.",
+        "transport.py",
+        'if outcome.abandoned and not outcome.sent and event.endswith(".started")',
+        'if outcome.abandoned and outcome.sent and event.endswith(".started")',
+        ("test_spending.py::test_a_purchase_whose_caller_is_gone_before_its_first_byte_is_sent_no_more",),
+    ),
+    Variant(
         "a-charge-swallows-the-cancellation",
         "the cancellation goes on",
         "transport.py",

@@ -95,7 +95,7 @@ TARGETS = (
     Target(
         "repeats",
         "transport",
-        ("tests/test_transport.py", "tests/test_spending.py"),
+        ("tests/test_transport.py", "tests/test_spending.py", "tests/test_tracing.py"),
         patience=100,
         functions=("Transport.send", "_gate"),
         constants=("STATUS_LIMIT", "LIST_LIMIT"),

@@ -16,7 +16,7 @@ import pytest
 from sms4sats_async import APIError, Client, DecodeError, Order, OrderKind, OutcomeUnknown, PriceTooHigh, RateLimited, TransportError
 from tests.conftest import HAS_TRIO
 from tests.servers import Reply, SeenRequest, closes, hangs, json_reply, resets, serve
-from tests.suspension import INVOICE, Till, asyncio_only, on_asyncio
+from tests.suspension import INVOICE, Till, asyncio_only, on_asyncio, ways_by_turns
 from tests.virtual_time import VirtualTimeLoop
 
 KEY = "key-of-a-test-0001"
@@ -190,6 +190,20 @@ async def test_a_refused_connection_is_repeated_and_ends_in_a_plain_transport_er
     assert not isinstance(caught.value, OutcomeUnknown)
     assert "Errno 111" in str(caught.value)
     assert 0.25 + 0.5 <= anyio.current_time() - start <= 0.5 + 1
+
+
+async def test_a_purchase_whose_caller_is_gone_before_its_first_byte_is_sent_no_more() -> None:
+    for way in ways_by_turns():
+        for n in range(1, 50):  # pragma: no branch - it is left by break
+            till = Till()
+            async with serve(till) as server, client_of(server.url) as client:
+                ending = await way(lambda: buy(client), n)
+                await anyio.sleep(20)
+            if not ending.triggered:
+                break
+            assert till.charged == [] or n > 2, f"{way.__name__} in turn {n}: it had not begun to connect"
+            assert till.charged or getattr(ending.error, "__notes__", []) == ["POST /createorder: nothing was sent"], f"{way.__name__} {n}"
+        assert till.charged, "no call came to its end"
 
 
 @pytest.mark.parametrize("spends", [True, False])
