@@ -686,8 +686,7 @@ async def test_what_is_to_be_settled_is_tried_again_as_seldom_as_what_is_to_be_w
     tries: list[float] = []
 
     def stat_of(self: Path, **options: Any) -> os.stat_result:  # which each attempt asks for first
-        if self.name == path.name:
-            tries.append(time.monotonic())
+        tries.extend([time.monotonic()] * (self.name == path.name))
         return whole(self, **options)
 
     whole = Path.stat
