@@ -425,7 +425,7 @@ class _Job:
             self._watcher = OrderWatcher(self._client, order, **self._options)
         else:
             self._watcher = PayingWatcher(self._client, order, pay=self._pay, **self._options)
-        watch = self._watcher._watch  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of the same room
+        watch = self._watcher._watch  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the watcher is made here
         watch.held = True
         self._held.append(watch)
         return self._watcher

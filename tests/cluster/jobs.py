@@ -11,7 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE = 30.0
@@ -38,8 +38,9 @@ class Processes:
             process.send_signal(signal.SIGCONT)
             process.terminate()
         until = time.monotonic() + PATIENCE
-        while any(process.poll() is None for process in self.all) and time.monotonic() < until:
-            time.sleep(0.02)
+        for process in self.all:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
         stuck = [process.args for process in self.all if process.poll() is None]
         for process in self.all:
             process.kill()
