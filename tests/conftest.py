@@ -1,11 +1,17 @@
 """The backends: every async test runs on asyncio and on trio, in virtual time on both.
 
 A test that talks to another thread or process needs real time: it takes the ``real_time`` marker.
+
+Measuring which lines run makes a test two or three times as slow, and only the first time tells something. So of a test's sets of
+parameters those are measured that bring a value for the first time, and what takes long to go over lines that others have covered has
+the ``unmeasured`` marker.
 """
 
 import importlib.util
 import inspect
 import os
+import sys
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -39,3 +45,29 @@ def pytest_pycollect_makeitem(name: str, obj: object) -> None:
     """Mark every coroutine test as an anyio test, before anyio's own plugin looks for the mark: nobody has to remember it."""
     if name.startswith("test_") and inspect.iscoroutinefunction(obj):
         pytest.mark.anyio(obj)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure no set of parameters of which each value is in an earlier one."""
+    met: set[tuple[str, str, int]] = set()
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            values = {(item.nodeid.partition("[")[0], name, id(value)) for name, value in item.callspec.params.items()}
+            if values <= met:
+                item.add_marker("unmeasured")
+            met |= values
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Measure neither a test that is marked so, nor the processes that it starts."""
+    if item.get_closest_marker("unmeasured") is None:
+        return (yield)
+    measuring = sys.gettrace()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        sys.settrace(None)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(measuring)

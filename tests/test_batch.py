@@ -341,6 +341,7 @@ async def test_all_kinds_of_ends_come_together_and_none_disturbs_another() -> No
     }
 
 
+@pytest.mark.unmeasured
 async def test_the_outcomes_come_in_the_order_in_which_the_orders_end() -> None:
     lasts = {order_id: somewhere(order_id, 10, 300) for order_id in ids(40)}
     shop = Shop(lambda order_id, now: coded(order_id) if now >= lasts[order_id] else PAID)
@@ -437,6 +438,7 @@ async def test_a_batch_of_one_asks_the_same_at_the_same_times_and_ends_the_same_
         assert type(getattr(outcome.error, "__cause__", None)) is type(getattr(wanted.error, "__cause__", None))
 
 
+@pytest.mark.unmeasured
 async def test_orders_in_a_crowd_keep_their_windows() -> None:
     shop = Shop({0: PAID})
     outcomes = await run(shop, ids(200), connections=10, poll_interval=200)
@@ -502,6 +504,7 @@ async def test_leaving_cancels_as_many_at_once_as_there_are_connections() -> Non
     assert ends_of(batch.unread) == {OrderCancelled: 60}
 
 
+@pytest.mark.unmeasured
 async def test_thousands_of_orders_go_over_a_few_connections_and_each_has_its_own_code() -> None:
     lasts = {order_id: somewhere(order_id, 5, 300) for order_id in ids(1000)}
     shop = Shop(lambda order_id, now: coded(order_id) if now >= lasts[order_id] else PAID, takes=0.002)
@@ -550,6 +553,7 @@ def evenly(times: list[float], rate: float) -> bool:
     return all(gap <= 1.1 / rate + 0.05 for gap in gaps(times))
 
 
+@pytest.mark.unmeasured
 async def test_thousands_of_polls_wake_the_loop_fifty_times_in_a_second_at_the_most() -> None:
     shop = Shop({0: PAID}, takes=0)
     async with batching(shop, ids(1000), poll_interval=10) as batch, batch:
@@ -1929,7 +1933,7 @@ async def go_through(course: Course) -> None:
         assert open_ or not order.held, f"{outcome} and the money is held"
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"] if HAS_TRIO else ["asyncio"])
+@pytest.mark.parametrize("backend", ["asyncio", *[pytest.param("trio", marks=pytest.mark.unmeasured)] * HAS_TRIO])
 @settings(max_examples=20, deadline=None)
 @given(course=COURSES_OF_MANY)
 def test_in_any_course_each_order_has_one_outcome_and_neither_a_code_nor_money_is_lost(backend: str, course: Course) -> None:

@@ -1,32 +1,32 @@
 """Thousands of cancellations at random, over real sockets to a process of its own; every figure is taken outside the client."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import pytest
 
 from benchmarks._contenders import Call
 from benchmarks._serving import status_server
-from benchmarks.cancel_storm import ANSWERED, LANES, LONGEST_DELAY, bare_httpx, ours, storm
+from benchmarks.cancel_storm import ANSWERED, LANES, LONGEST_DELAY, LONGEST_PATIENCE, bare_httpx, ours, storm
 from sms4sats_async import Client
 
 pytestmark = pytest.mark.real_time
 
 
-async def reaches_the_server(seed: int) -> bool:
-    """Survive a storm; were some of its requests cancelled at the server, and some before it? On a busy machine it may be too quick."""
-    with status_server(delay=LONGEST_DELAY) as server:
-        outcome = await storm(server, ours, 3_000, seed=seed)
-    assert outcome.complaints == []
-    assert sum(outcome.during.values()) == 3_000
-    return outcome.during[ANSWERED] < outcome.seen < 3_000
-
-
+@pytest.mark.unmeasured
 async def test_our_client_survives_3000_cancellations_and_leaves_nothing() -> None:
-    async with aclosing(seed for seed in range(1, 5) if await reaches_the_server(seed)) as storms:
-        assert await anext(storms, None)
+    for patience in (1, 2, 4, 8):  # times the usual, on a machine so busy that no request is cancelled at the server
+        with status_server(delay=LONGEST_DELAY) as server:
+            outcome = await storm(server, ours, 3_000, patience=patience * LONGEST_PATIENCE)
+        assert outcome.complaints == []
+        assert sum(outcome.during.values()) == 3_000
+        if outcome.during[ANSWERED] < outcome.seen < 3_000:
+            break
+    else:
+        pytest.fail(f"no request was cancelled at the server, or none before it: {outcome}")
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # on trio it takes a longer storm
 async def test_the_same_storm_kills_bare_httpx(anyio_backend: str) -> None:
     with status_server(delay=LONGEST_DELAY) as server:

@@ -44,6 +44,7 @@ async def test_an_order_is_watched_to_its_code_through_aiohttp() -> None:
         assert files_open() == files
 
 
+@pytest.mark.unmeasured
 @asyncio_only
 async def test_a_batch_is_watched_to_its_codes_through_aiohttp() -> None:
     ids = [f"{number:032}" for number in range(300)]
@@ -156,6 +157,7 @@ async def test_any_transport_of_httpx_serves_both_watchers_and_is_left_open(make
     assert transport.count == len(sandbox.calls)
 
 
+@pytest.mark.unmeasured
 async def test_httpx_own_pool_serves_a_batch() -> None:
     async with serve(code_after_a_while) as server, httpx.AsyncHTTPTransport() as transport:
         client = Client(base_url=server.url, transport=transport)

@@ -127,6 +127,7 @@ async def test_a_bomb_takes_no_more_memory_than_a_reply_may() -> None:
     assert most < 1_000_000
 
 
+@pytest.mark.unmeasured
 async def test_an_order_in_a_batch_has_one_status_and_no_task_of_its_own() -> None:
     def alive(kind: type) -> int:
         gc.collect()

@@ -170,6 +170,7 @@ def test_anyios_plugin(tmp_path: Path) -> None:
     Run(tmp_path, ANYIO, *ON_ANYIO).assert_passed(2 * 12 + 2)
 
 
+@pytest.mark.unmeasured
 def test_several_processes_of_pytest_share_the_tests(tmp_path: Path) -> None:
     run = Run(tmp_path, ANYIO, *ON_ANYIO, "-n2", "-k", "first_call or own_client or real")
     run.assert_passed(10)

@@ -25,12 +25,20 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(?!# \w+\.py: )(.*?)^```$", README, re.DOTALL | re.MULTILINE)  # the others: test_programs.py
 PROGRAMS = [block for block in BLOCKS if re.search(r"^(asyncio|trio)\.run\(", block, re.MULTILINE)]
 TESTS = [block for block in BLOCKS if "sms4sats_sandbox" in block]  # test_pytest_plugin.py runs it, in pytest
-FRAGMENTS = [block for block in BLOCKS if block not in (*PROGRAMS, *TESTS)]
 KEY = "readme-key"
 
 
 def line_of(block: str) -> str:
     return f"line {README[: README.index(block)].count(chr(10)) + 1}"
+
+
+FRAGMENTS = [
+    pytest.param(block, backend, id=f"{line_of(block)}-{backend}")
+    for block in BLOCKS
+    if block not in (*PROGRAMS, *TESTS)
+    for backend in ("asyncio", "trio")
+    if backend == "asyncio" or "aiohttp" not in block  # which is asyncio's
+]
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=line_of)
@@ -57,10 +65,8 @@ async def names(client: Client) -> dict[str, Any]:
     return public | {"client": client, "order": await client.create_order(187, "tg"), "base_url": "http://127.0.0.1:1"}
 
 
-@pytest.mark.parametrize("block", FRAGMENTS, ids=line_of)
-async def test_a_fragment_runs(block: str, anyio_backend_name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if "aiohttp" in block and anyio_backend_name == "trio":
-        return  # the README says: on asyncio
+@pytest.mark.parametrize(("block", "anyio_backend"), FRAGMENTS, indirect=["anyio_backend"])
+async def test_a_fragment_runs(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     sandbox = Sandbox(timeline=Timeline(paid_after=5, number_after=8, code_after=45), accounts={KEY: 100_000})
     async with Client(transport=sandbox.transport(), base_url="http://localhost", api_key=KEY) as client:
         given = await names(client)

@@ -31,6 +31,7 @@ from benchmarks.scale import (
 pytestmark = pytest.mark.real_time
 
 
+@pytest.mark.unmeasured
 def test_ratios_of_cpu_time_for_each_way_to_watch() -> None:
     for kind in ("batch", "single"):
         found = cpu_ratios(kind, few=5, many=20, rounds=2)
@@ -44,6 +45,7 @@ def test_a_busy_process_is_polled_far_more_often_than_an_interval_of_one_second_
     assert all(window.polls > 50 * window.seconds for window in windows)
 
 
+@pytest.mark.unmeasured
 def test_paced_polls_are_as_many_for_all() -> None:
     taken = paced_windows([Setup(name, 20, 1.0, evenly=True) for name in WATCHERS], rounds=1, seconds=1.5)
     for (window,) in taken:
@@ -58,6 +60,7 @@ def test_every_code_arrives_after_it_was_there(name: str, transport: str) -> Non
     assert found["delays"][0] > 0
 
 
+@pytest.mark.unmeasured
 def test_memory_is_told_per_order_and_by_the_lines_that_took_it() -> None:
     found = memory(BATCH, 1_000)  # so many that what is allocated once is of no weight
     assert 100 < found.traced < 100_000
@@ -65,6 +68,7 @@ def test_memory_is_told_per_order_and_by_the_lines_that_took_it() -> None:
     assert any(line.startswith("sms4sats_async/") for line in found.lines)
 
 
+@pytest.mark.unmeasured
 def test_memory_of_a_batch_is_told_by_itself() -> None:
     assert 100 < memory_per_order(200) < 100_000
 

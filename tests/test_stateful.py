@@ -495,6 +495,7 @@ def the_next_cancel(machine: OneOrder) -> None:
     machine.a_request_is_sent(served_late=True)
 
 
+@pytest.mark.unmeasured
 def test_no_second_breaks_a_promise() -> None:
     run(OneOrder, RUNS or 150)
 

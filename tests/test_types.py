@@ -56,6 +56,7 @@ def test_mypy_sees_the_types_that_a_user_writes() -> None:
     assert code == 0, shown
 
 
+@pytest.mark.unmeasured
 def test_pyright_sees_the_types_that_a_user_writes() -> None:
     code, shown = run("pyright", "--pythonpath", sys.executable, CALLS)
     assert (code, "0 errors" in shown) == (0, True), shown
@@ -71,6 +72,7 @@ def test_ty_sees_the_types_that_a_user_writes() -> None:
 # --- the README's programs, as they are copied: without annotations of their own -----------------------------------------------------
 
 
+@pytest.mark.unmeasured
 def test_mypy_finds_nothing_in_the_programs_of_the_readme(programs: Path) -> None:
     # An empty dict or set in a program without annotations has a type that mypy alone asks for.
     arguments = ["--check-untyped-defs", "--disable-error-code", "var-annotated", "--cache-dir", str(programs / ".cache")]
@@ -78,6 +80,7 @@ def test_mypy_finds_nothing_in_the_programs_of_the_readme(programs: Path) -> Non
     assert code == 0, shown
 
 
+@pytest.mark.unmeasured
 def test_pyright_finds_nothing_in_the_programs_of_the_readme(programs: Path) -> None:
     code, shown = run("pyright", "--pythonpath", sys.executable, ".", cwd=programs)
     assert (code, "0 errors" in shown) == (0, True), shown
