@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.loops import asyncio_options
+from tests.virtual_time import in_virtual_time
 
 os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http/dup"  # spans by old and new conventions; whoever makes the first one reads it, for all
 
@@ -33,11 +34,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     real_time = request.node.get_closest_marker("real_time") is not None or "sms4sats_clock" in request.fixturenames  # which brings its own
     if name == "asyncio":
         return name, asyncio_options(os.environ.get("TEST_LOOP", ""), real_time=real_time)
-    if real_time:
-        return name, {}
-    from trio.testing import MockClock
-
-    return name, {"clock": MockClock(autojump_threshold=0)}
+    return name, {} if real_time else in_virtual_time(name)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -67,7 +64,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         sys.settrace(None)
-        try:
+        try:  # pragma: no cover - nobody looks
             return (yield)
-        finally:
+        finally:  # pragma: no cover
             sys.settrace(measuring)

@@ -98,7 +98,7 @@ from tests.faults.service import (
 )
 from tests.faults.stacks import Stack
 from tests.servers import Reply, SeenRequest, Server
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import in_virtual_time
 
 PACE = 3.0
 """Seconds between two looks: what the promised delays are for."""
@@ -1023,12 +1023,7 @@ def _resident() -> int:
 
 def run(setup: Setup, backend: str) -> Found:
     """Run it in virtual time on this backend."""
-    options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
-    if backend == "trio":
-        from trio.testing import MockClock
-
-        options = {"clock": MockClock(autojump_threshold=0)}
-    return anyio.run(soak, setup, backend=backend, backend_options=options)
+    return anyio.run(soak, setup, backend=backend, backend_options=in_virtual_time(backend))
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.servers import Reply, SeenRequest, json_reply
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import in_virtual_time
 
 T = TypeVar("T")
 
@@ -204,14 +204,9 @@ def _ctrl_c() -> Callable[[], object]:
 
 def run_virtually(backend: str, main: Callable[[], Awaitable[None]]) -> None:
     """Run a main task in a loop of its own, in virtual time; Ctrl-C interrupts it, also where a shell has begun us with Ctrl-C ignored."""
-    options: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
-    if backend == "trio":
-        from trio.testing import MockClock
-
-        options = {"clock": MockClock(autojump_threshold=0)}
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        anyio.run(main, backend=backend, backend_options=options)
+        anyio.run(main, backend=backend, backend_options=in_virtual_time(backend))
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -8,7 +8,7 @@ import pickle
 import random
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +48,7 @@ from tests.suspension import Ending, Till, Way, asyncio_only, by_scope, tasks_al
 from tests.test_agenda import most_in_a_second
 from tests.test_cancellation import MOST, all_lanes_work, closes_all
 from tests.test_watcher import CODED, NO_NUMBER, NUMBERED, ORDER_ID, PAID, TOO_EARLY, Failing, Service, Timed, gaps
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import VirtualTimeLoop, in_virtual_time
 
 OK: dict[str, Any] = {"status": "OK"}
 CODE_HAS_COME = {"status": "error", "reason": "unable to save data"}
@@ -1893,15 +1893,6 @@ COURSES_OF_MANY = st.builds(
 )
 
 
-def in_a_loop(backend: str, program: Callable[[], Awaitable[None]]) -> None:
-    if backend == "asyncio":
-        anyio.run(program, backend="asyncio", backend_options={"loop_factory": VirtualTimeLoop})
-    else:
-        from trio.testing import MockClock
-
-        anyio.run(program, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
-
-
 async def go_through(course: Course) -> None:
     random.seed(course.seed)
     timelines = iter(course.timelines)
@@ -1937,4 +1928,4 @@ async def go_through(course: Course) -> None:
 @settings(max_examples=20, deadline=None)
 @given(course=COURSES_OF_MANY)
 def test_in_any_course_each_order_has_one_outcome_and_neither_a_code_nor_money_is_lost(backend: str, course: Course) -> None:
-    in_a_loop(backend, lambda: go_through(course))
+    anyio.run(go_through, course, backend=backend, backend_options=in_virtual_time(backend))

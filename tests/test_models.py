@@ -1232,7 +1232,6 @@ def test_any_json_value_is_decoded_or_refused(name: str, payload: object) -> Non
     whole(name, payload)
 
 
-@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", DECODERS)
 @given(data=st.data())
 def test_any_reply_with_a_strange_field_is_decoded_or_refused(name: str, data: st.DataObject) -> None:

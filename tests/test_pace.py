@@ -57,7 +57,6 @@ def test_the_default_pace_beats_every_5_seconds_at_everything_and_is_near_every_
     assert broken_promises(DEFAULT) == set()
 
 
-@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("pace", "broken"),
     [

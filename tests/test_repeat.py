@@ -58,7 +58,6 @@ def test_a_flake_is_found_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert told.splitlines()[-1].startswith("3 runs, 1 with a failure, in ")
 
 
-@pytest.mark.unmeasured
 def test_no_failure_is_no_flake(tmp_path: Path) -> None:
     sound = tmp_path / "test_sound.py"
     sound.write_text("def test_sound(): pass")
@@ -73,7 +72,6 @@ def test_every_test_is_run_each_time_and_every_set_of_parameters_in_turn(tmp_pat
     assert noted == {"one": 6, "two: 0": 3, "two: 1": 3} | {f"six: {two}{three}": 1 for two in "01" for three in "abc"}
 
 
-@pytest.mark.unmeasured
 def test_a_whole_repeat_leaves_no_set_out(tmp_path: Path) -> None:
     tests = tmp_path / "test_in_turn.py"
     tests.write_text(IN_TURN)

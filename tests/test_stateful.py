@@ -56,7 +56,7 @@ from tests.test_lifecycle_search import (
     NoLookAfterCancel,
     StopsTwoMinutesEarly,
 )
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import in_virtual_time
 
 RUNS = int(os.environ.get("STATEFUL_RUNS", "0"))
 TIMEOUT = 10.0
@@ -637,11 +637,3 @@ QUIET = Day(10.0, 5.0, 60.0, NEVER, says_ended=True, faults={}, starts_again=[],
 @settings(max_examples=RUNS // 20 or 30, deadline=None, database=None, derandomize=not RUNS, suppress_health_check=list(HealthCheck))
 def test_no_day_breaks_a_promise(backend: str, day: Day) -> None:
     anyio.run(lived, day, backend=backend, backend_options=in_virtual_time(backend))
-
-
-def in_virtual_time(backend: str) -> dict[str, Any]:
-    if backend == "asyncio":
-        return {"loop_factory": VirtualTimeLoop}
-    from trio.testing import MockClock
-
-    return {"clock": MockClock(autojump_threshold=0)}

@@ -48,6 +48,15 @@ def _awaits_a_journal(loop: object) -> bool:
     return journal is not None and journal.is_awaited_in(loop)
 
 
+def in_virtual_time(backend: str) -> dict[str, Any]:
+    """Return what anyio is to be told for a loop of this backend whose clock jumps."""
+    if backend == "asyncio":
+        return {"loop_factory": VirtualTimeLoop}
+    from trio.testing import MockClock
+
+    return {"clock": MockClock(autojump_threshold=0)}
+
+
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop that starts at 0 s and never waits for a timer."""
 

@@ -60,7 +60,7 @@ from tests.faults.service import (
 from tests.faults.stacks import Stack
 from tests.servers import Reply, SeenRequest, serve
 from tests.suspension import files_open, on_asyncio, tasks_alive
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import in_virtual_time
 
 USERS = 12
 LANES = 4
@@ -352,15 +352,6 @@ async def lanes_at_work(service: Service, client: Client) -> int:
 # --- the command -------------------------------------------------------------------------------------------------------------------
 
 
-def backend_options(backend: str) -> dict[str, Any]:
-    """Virtual time on this backend."""
-    if backend == "asyncio":
-        return {"loop_factory": VirtualTimeLoop}
-    from trio.testing import MockClock
-
-    return {"clock": MockClock(autojump_threshold=0)}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Soak, print what it came to, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.spending_soak", description=(__doc__ or "").partition("\n")[0])
@@ -378,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(stack: Stack, backend: str, calls: int, seed: int) -> bool:
     """Soak one stack on one backend, print what it came to, and say whether a promise was broken."""
     began = time.process_time()
-    figures = anyio.run(soak, stack, calls, seed, backend=backend, backend_options=backend_options(backend))
+    figures = anyio.run(soak, stack, calls, seed, backend=backend, backend_options=in_virtual_time(backend))
     cpu = time.process_time() - began  # pragma: no cover - the tracer has lost this frame
     print(table(f"{backend}, {stack.name}", figures, cpu), flush=True)  # pragma: no cover - nor here
     return bool(figures.broken)  # pragma: no cover - nor here

@@ -36,7 +36,7 @@ from tests.faults.stacks import Stack, every_stack
 from tests.faults.watching import Watched, alone, either_way, in_a_batch, on_time
 from tests.servers import Reply, SeenRequest
 from tests.suspension import on_asyncio
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import VirtualTimeLoop, in_virtual_time
 
 ROOT = Path(__file__).parents[2]
 HOUR = 3600.0
@@ -75,15 +75,11 @@ Steps = list[tuple[float, float]]
 
 def lives(backend: str, steps: Steps, step: Callable[[float], object]) -> list[Any]:
     """What the service saw of four orders while the wall clock stepped, and how each ended: with a code and without, either way."""
-    return [anyio.run(_life, steps, step, watched, after, **_virtual(backend)) for watched in (alone, in_a_batch) for after in (1250, 9e9)]
-
-
-def _virtual(backend: str) -> dict[str, Any]:
-    if backend == "asyncio":
-        return {"backend": backend, "backend_options": {"loop_factory": VirtualTimeLoop}}
-    from trio.testing import MockClock
-
-    return {"backend": backend, "backend_options": {"clock": MockClock(autojump_threshold=0)}}
+    return [
+        anyio.run(_life, steps, step, watched, after, backend=backend, backend_options=in_virtual_time(backend))
+        for watched in (alone, in_a_batch)
+        for after in (1250, 9e9)
+    ]
 
 
 async def _life(steps: Steps, step: Callable[[float], object], watched: Watched, code_after: float) -> list[Any]:

@@ -40,7 +40,7 @@ from tests.faults.network import (
 from tests.faults.stacks import Stack, every_stack
 from tests.servers import Reply, SeenRequest, serve
 from tests.suspension import INVOICE, Till, asyncio_only, files_open
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import in_virtual_time
 
 KEY = "key-of-a-test-0001"
 ORDER = "order-to-watch-0001"
@@ -517,15 +517,10 @@ async def gone_often() -> dict[str, Any]:
 
 def in_a_namespace(backend: str) -> None:
     """The program that runs in a network namespace of its own: it prints what came of it all."""
-    virtually: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
-    if backend == "trio":
-        from trio.testing import MockClock
-
-        virtually = {"clock": MockClock(autojump_threshold=0)}
     told = {
         "unreachable": anyio.run(unreachable, backend=backend),
         "gone once": anyio.run(gone_once, backend=backend),
-        "gone often": anyio.run(gone_often, backend=backend, backend_options=virtually),
+        "gone often": anyio.run(gone_often, backend=backend, backend_options=in_virtual_time(backend)),
     }
     sys.stdout.write(json.dumps(told))
 
