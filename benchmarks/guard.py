@@ -20,7 +20,7 @@ from benchmarks._report import spread
 from benchmarks.per_request import measure
 from benchmarks.scale import cpu_ratios, memory_per_order
 
-ROUNDS = 9
+ROUNDS = 5
 TAKES = 7  # rather than more rounds in each: two processes differ by more than the rounds of one
 AT_ONCE = 20
 
