@@ -61,9 +61,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Measure neither a test that is marked so, nor the processes that it starts."""
-    if item.get_closest_marker("unmeasured") is None:
-        return (yield)
     measuring = sys.gettrace()
+    by_coverage = type(measuring).__module__.startswith("coverage")  # and by no debugger
+    if not by_coverage or item.get_closest_marker("unmeasured") is None:
+        return (yield)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         sys.settrace(None)
