@@ -67,7 +67,7 @@ def service(there: Processes) -> str:
     while not address.exists():
         if time.monotonic() > until:
             raise AssertionError((there.place / "service.log").read_text())
-        time.sleep(0.02)
+        time.sleep(0.02)  # another process, in real time, that has no way to call
     return address.read_text()
 
 

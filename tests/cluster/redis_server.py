@@ -72,7 +72,7 @@ class RedisServer:
         while not self._answers():
             if time.monotonic() > until:
                 raise AssertionError((self._place / "redis.log").read_text())
-            time.sleep(0.01)
+            time.sleep(0.01)  # another process, in real time, that has no way to call
 
     def _answers(self) -> bool:
         try:
