@@ -565,8 +565,9 @@ async def test_where_the_disk_fails_nothing_is_ordered_and_every_code_comes(
             assert await OrderWatcher(client, order).code() == "004217"
             other = OrderWatcher(client, order.id)
             assert await other.code() == "004217"
-            with pytest.raises(JournalError):  # by now what was seen was tried to be written
-                await journal.prune(0)
+            for _ in range(2):
+                with pytest.raises(JournalError):  # by now what was seen was tried to be written, once more each time
+                    await journal.prune(0)
         warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert len(warnings) == 1
         assert "orders are watched all the same" in warnings[0].message
