@@ -2722,6 +2722,14 @@ _JOURNAL = [
         ("cli/test_journal.py::test_a_code_that_was_found_is_not_lost_with_standard_output",),
     ),
     Variant(
+        "a-journal-that-is-not-there-is-made-and-has-nothing-open",
+        "A file that is not there is a mistake for these three, and is not made",
+        "cli/commands.py",
+        "and not Path(options.journal).exists():",
+        "and False:",
+        ("cli/test_journal.py::test_a_name_that_no_file_has_is_a_mistake_and_makes_none",),
+    ),
+    Variant(
         "a-code-is-lost-with-the-report",
         "without a report the order stays open",
         "recovery.py",

@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -129,6 +130,8 @@ def _check(task: Task, options: Options) -> None:
         raise click.UsageError("--follow has many answers, and --json is one document")
     if options.backend == "trio" and importlib.util.find_spec("trio") is None:
         raise click.UsageError("trio is missing: pip install 'sms4sats-async[trio]'")
+    if task.reads_journal and options.journal and not Path(options.journal).exists():  # a slip must not read: nothing is open
+        raise click.UsageError(f"there is no journal {options.journal!r}: what places an order makes one")
 
 
 def _has_port_or_none(url: str) -> bool:
@@ -491,7 +494,7 @@ def orders() -> Task:
         document = {"orders": listed, "unresolved": [_intent_document(intent) for intent in intents]}
         desk.give(Answer(document, [*rows, *map(_intent_row, intents)], ("order", "")))
 
-    return Task(work)
+    return Task(work, reads_journal=True)
 
 
 @cli.command("resume", short_help="Watch all that a journal has open.")
@@ -522,7 +525,7 @@ def resume_command() -> Task:
             raise Interrupted("interrupted: what is open stays in the journal", beside={"outcomes": told}) from None
         desk.give(Answer({"outcomes": told}, ()))
 
-    return Task(work)
+    return Task(work, reads_journal=True)
 
 
 @cli.command("reconcile", short_help="Tell what became of all that a journal has open.")
@@ -552,7 +555,7 @@ def reconcile_command(*, cancel: bool) -> Task:
         }
         desk.give(Answer(document, rows, ("order", ""), once=True))
 
-    return Task(work, offers_key=True)
+    return Task(work, offers_key=True, reads_journal=True)
 
 
 def _finding_words(finding: Finding) -> str:

@@ -196,12 +196,14 @@ class Task:
         keyed: does it need an API key?
         follows: does it go on after an answer?
         offers_key: does it take an API key where there is one?
+        reads_journal: is it about what a journal has already?
     """
 
     work: Callable[[Desk], Awaitable[None]]
     keyed: bool = False
     follows: bool = False
     offers_key: bool = False
+    reads_journal: bool = False
 
 
 def run(task: Task, options: Options, surroundings: Surroundings, *, screen: Screen, give: Callable[[Answer], None]) -> None:

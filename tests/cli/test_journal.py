@@ -53,6 +53,13 @@ def test_without_a_journal_it_is_a_mistake(command: str, sandbox: Sandbox) -> No
     assert (done.code, "SMS4SATS_JOURNAL" in done.err) == (2, True)
 
 
+@pytest.mark.parametrize("command", ["orders", "resume", "reconcile"])
+def test_a_name_that_no_file_has_is_a_mistake_and_makes_none(command: str, tmp_path: Path, sandbox: Sandbox) -> None:
+    done = run(command, "--journal", str(tmp_path / "order.db"), transport=sandbox.transport())
+    assert (done.code, done.out, "there is no journal" in done.err) == (2, "", True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_journal_that_is_none_has_a_code_of_its_own(tmp_path: Path, sandbox: Sandbox) -> None:
     path = tmp_path / "orders.db"
     path.write_bytes(b"something else" * 100)
