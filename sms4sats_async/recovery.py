@@ -47,7 +47,8 @@ def resume(
 
     The windows begin anew with what this process sees: no stored time, and no clock that was wrong, ends an order early. An order whose
     end was seen in the last 10 s before a crash is among them, because its code may not have reached anybody: so a code can come twice,
-    and none gets lost. Of calls without a known order, :meth:`Journal.unresolved` tells.
+    and none gets lost. A rental does not end with its code, so with one among them the outcomes go on until the block is left. Of calls
+    without a known order, :meth:`Journal.unresolved` tells.
 
     Args:
         client: one that was given this journal.

@@ -500,7 +500,10 @@ def orders() -> Task:
 @cli.command("resume", short_help="Watch all that a journal has open.")
 @asks_of_an_order
 def resume_command() -> Task:
-    """Watch all orders that the journal has open to their ends, and answer with their codes. Ctrl-C leaves them to the next time."""
+    """Watch all orders that the journal has open to their ends, and answer with their codes. Ctrl-C leaves them to the next time.
+
+    A rental has no end: with one among them, codes come until Ctrl-C.
+    """
 
     async def work(desk: Desk) -> None:
         batch, told = resume(desk.client, _journal(desk)), list[dict[str, Any]]()
