@@ -103,11 +103,11 @@ class Workshop:
         self._tree = self._place / "tree"
         self._whole = self._place / "whole"
         self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
-        no_caches = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "tests", self._tree / "tests", ignore=no_caches)
+        half_written = shutil.ignore_patterns("*.pyc.*")  # what is compiled already need not be compiled again
+        shutil.copytree(ROOT / "tests", self._tree / "tests", ignore=half_written)
         for name in ("README.md", "pyproject.toml"):
             shutil.copy2(ROOT / name, self._tree)
-        shutil.copytree(ROOT / PACKAGE, self._whole / PACKAGE, ignore=no_caches)
+        shutil.copytree(ROOT / PACKAGE, self._whole / PACKAGE, ignore=half_written)
         shutil.copy2(ROOT / "README.md", self._whole)  # its programs stand beside the package, and can be broken as well
 
     def __enter__(self) -> Self:

@@ -3,15 +3,17 @@
 A test that talks to another thread or process needs real time: it takes the ``real_time`` marker.
 
 Measuring which lines run makes a test two or three times as slow, and only the first time tells something. So of a test's sets of
-parameters those are measured that bring a value for the first time, and what takes long to go over lines that others have covered has
-the ``unmeasured`` marker.
+parameters those are measured that bring a value for the first time, and on one backend: that is enough for most. The marker
+``measured("on both loops")`` is for what has lines of its own for each, and ``measured("once")`` for what has many sets and the same lines
+in all. What takes long to go over lines that others have covered has the ``unmeasured`` marker.
 """
 
 import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -45,30 +47,68 @@ def pytest_pycollect_makeitem(name: str, obj: object) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure no set of parameters of which each value is in an earlier one.
+    """Say which sets of a test's parameters are measured: by default those that bring a value for the first time, on trio.
 
-    Both backends count: with CPython 3.11 a task that was cancelled on asyncio makes coverage lose what runs below it.
+    Trio, because with CPython 3.11 a task that was cancelled on asyncio makes coverage lose what runs below it.
     """
-    met: set[tuple[str, str, int]] = set()
+    tests: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            values = {(item.nodeid.partition("[")[0], name, id(value)) for name, value in item.callspec.params.items()}
-            if values <= met:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for sets in tests.values():
+        first, *others = sorted(sets, key=lambda item: "trio" not in _parameters(item).values())
+        met = _values(first)
+        for item in others:
+            if _extent(item) == "once" or _values(item) <= met:
                 item.add_marker("unmeasured")
-            met |= values
+            met |= _values(item)
+
+
+def _values(item: pytest.Item) -> set[tuple[object, str, int]]:
+    """The values of its parameters, each with the loop where that makes a difference."""
+    parameters = _parameters(item)
+    loop = parameters.get("anyio_backend", parameters.get("backend"))
+    if _extent(item) == "on both loops":
+        return {(loop, name, id(value)) for name, value in parameters.items()}
+    return {(None, name, id(value)) for name, value in parameters.items() if name not in {"anyio_backend", "backend"}}
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def _extent(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("measured")
+    return "" if marker is None else str(marker.args[0])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Where several processes share the tests, measure in the first what is imported: each imports the same."""
+    with nothing_measured(when=getattr(session.config, "workerinput", {"workerid": "gw0"})["workerid"] != "gw0"):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Measure neither a test that is marked so, nor the processes that it starts."""
+    unmeasured = item.get_closest_marker("unmeasured") is not None
+    with pytest.MonkeyPatch.context() as patch:
+        if unmeasured:
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        with nothing_measured(when=unmeasured):
+            return (yield)
+
+
+@contextmanager
+def nothing_measured(*, when: bool) -> Iterator[None]:
+    """Coverage stands still meanwhile."""
     measuring = sys.gettrace()
     by_coverage = type(measuring).__module__.startswith("coverage")  # and by no debugger
-    if not by_coverage or item.get_closest_marker("unmeasured") is None:
-        return (yield)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-        sys.settrace(None)
-        try:  # pragma: no cover - nobody looks
-            return (yield)
-        finally:  # pragma: no cover
-            sys.settrace(measuring)
+    if not (when and by_coverage):
+        yield
+        return
+    sys.settrace(None)
+    try:  # pragma: no cover - nobody looks
+        yield
+    finally:  # pragma: no cover
+        sys.settrace(measuring)

@@ -394,6 +394,7 @@ async def leaves_nothing(attempt: Attempt, ways: list[Way[Any]], least: int) -> 
     assert files_open() <= files  # less, if what an earlier test left to the collector has gone meanwhile
 
 
+@pytest.mark.measured("once")
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_cancelled_at_any_suspension_leaves_nothing(name: str) -> None:
     await leaves_nothing(partial(try_once, CALLS[name], delay=DELAY), ways(), 1)
@@ -416,6 +417,7 @@ async def test_leaving_a_block_cancelled_in_any_turn_of_the_loop_leaves_nothing(
     await leaves_nothing(partial(try_once, CALLS["OrderWatcher.__aexit__"]), ways_by_turns()[:2], 3)
 
 
+@pytest.mark.measured("once")
 @backends
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_struck_by_ctrl_c_at_any_suspension_leaves_nothing(backend: str, name: str) -> None:
@@ -524,7 +526,7 @@ async def test_a_journal_asked_by_who_is_cancelled_at_any_suspension_goes_on(nam
             assert await sweep(attempt, way) > 1
     for thread in threading.enumerate():
         if thread.name == "sms4sats-journal":
-            thread.join(5)
+            thread.join(5)  # pragma: no cover - it may have ended
     assert "sms4sats-journal" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -592,6 +594,7 @@ async def test_a_call_cancelled_as_a_proxy_lets_it_through_leaves_no_connection(
     assert left == 0
 
 
+@pytest.mark.measured("on both loops")
 @pytest.mark.parametrize("backend", ["asyncio", trio_too])
 def test_a_purchase_goes_on_for_ten_seconds_after_ctrl_c(backend: str) -> None:
     ending, _ = struck(backend, 1, hangs, CALLS["Client.create_order, immediate"].call, timeout=60)
@@ -634,6 +637,7 @@ async def crowded(client: Client) -> int:
     return await client.get_balance()
 
 
+@pytest.mark.measured("on both loops")
 async def test_a_call_cancelled_as_it_waits_for_a_lane_leaves_the_line_in_order() -> None:
     attempt = partial(try_once, Swept(crowded))
     for way in ways():

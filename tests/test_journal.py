@@ -227,6 +227,7 @@ async def test_an_id_that_could_be_read_of_a_lost_reply_is_in_the_journal(path: 
         assert await journal.unresolved() == []
 
 
+@pytest.mark.measured("on both loops")
 @pytest.mark.parametrize("native", [False, True])
 async def test_an_order_whose_caller_was_cancelled_is_in_the_journal(path: Path, native: bool, anyio_backend_name: str) -> None:
     asked, go = anyio.Event(), anyio.Event()

@@ -50,6 +50,7 @@ def searched() -> dict[str, tuple[int, set[str]]]:
     return {match[2]: (int(match[1].replace(",", "")), set(match[3].split())) for match in found if match is not None}
 
 
+@pytest.mark.measured("once")
 @pytest.mark.real_time
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_course_of_events_breaks_a_promise(name: str) -> None:

@@ -134,6 +134,7 @@ def test_uvloop_is_for_the_real_clock() -> None:
         asyncio_options("x", real_time=True)
 
 
+@pytest.mark.measured("on both loops")
 @real_time
 async def test_the_loop_is_the_one_that_was_asked_for(request: pytest.FixtureRequest) -> None:
     name, options = request.getfixturevalue("anyio_backend")

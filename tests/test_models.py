@@ -1224,6 +1224,7 @@ def whole(name: str, payload: object) -> None:
         assert decoded.prepaid == (decoded.payreq is None)
 
 
+@pytest.mark.measured("once")
 @pytest.mark.parametrize("name", DECODERS)
 @given(payload=ANYTHING)
 @example(payload={"paid": True, "code": "1", "error": [[[[float("inf")]]]], "number": float("-inf"), "timestamp": 10**4299})

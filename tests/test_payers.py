@@ -279,6 +279,7 @@ async def test_the_payment_of_an_order_that_ends_in_the_block_is_stopped_then_an
             assert wallet.cancelled_at - began <= stopped_at
 
 
+@pytest.mark.measured("on both loops")
 @pytest.mark.parametrize("grouped", [False, True])
 async def test_what_is_no_exception_is_raised_by_the_wait_and_at_once(grouped: bool) -> None:
     loud = Interrupted()
@@ -296,6 +297,7 @@ async def test_a_group_of_errors_is_the_cause_of_one_error() -> None:
     assert caught.value.__cause__ is problem
 
 
+@pytest.mark.measured("on both loops")
 async def test_what_is_no_exception_is_raised_where_nobody_waits() -> None:
     async with client_of(Service({0: CODED})) as client:
         with pytest.raises(Interrupted):

@@ -38,6 +38,7 @@ def own_dice() -> Iterator[None]:
 # --- the promises ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.measured("on both loops")
 @every_stack
 @pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
 async def test_a_short_soak_keeps_every_promise(stack: Stack, batch: bool) -> None:

@@ -114,6 +114,7 @@ def test_a_test_can_step_to_a_moment_and_look(backend: str) -> None:
     run(backend, main)
 
 
+@pytest.mark.measured("on both loops")
 @on_both
 def test_a_wait_for_the_others_can_be_given_up(backend: str) -> None:
     async def main(clock: Clock) -> None:
@@ -144,6 +145,7 @@ def test_time_does_not_jump_away_while_a_thread_works(backend: str) -> None:
     run(backend, main)
 
 
+@pytest.mark.measured("on both loops")
 @on_both
 def test_a_limiter_of_ones_own_makes_no_difference(backend: str) -> None:
     async def main(clock: Clock) -> None:
@@ -195,6 +197,7 @@ def test_time_does_not_jump_away_while_asyncios_own_threads_work() -> None:
     run("asyncio", main)
 
 
+@pytest.mark.measured("on both loops")
 @on_both
 def test_whoever_lives_outside_is_given_a_moment_before_each_jump(backend: str) -> None:
     """A database's thread, as drivers have it: nobody can tell that it works."""

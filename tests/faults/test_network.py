@@ -304,6 +304,7 @@ async def test_over_socks_an_onion_is_asked_and_no_name_is_looked_up_here(scheme
         assert front.connections_open == 0
 
 
+@pytest.mark.measured("on both loops")
 async def test_over_socks_a_certificate_is_asked_for_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", certificates.trust(tmp_path))
     till = Till()

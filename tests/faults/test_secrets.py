@@ -399,6 +399,7 @@ def _tell(outcome: Outcome, search: Search) -> None:
         search.error("an outcome", outcome.error)
 
 
+@pytest.mark.measured("once")
 @every_stack
 async def test_row_102_on_hundreds_of_bad_days_nothing_tells_a_secret(stack: Stack, search: Search) -> None:
     random.seed(102)  # the client's own dice

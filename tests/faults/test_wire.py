@@ -16,6 +16,8 @@ from tests.faults.service import NEVER, Service, cut
 from tests.faults.stacks import Stack, every_stack
 from tests.servers import Reply, Server, serve
 
+pytestmark = pytest.mark.measured("once")
+
 by_invoice = pytest.mark.parametrize("place", [place for place in BY_INVOICE if place is not rental])
 """A rental differs by one field in its body, and is cut where it spends."""
 
