@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def test_the_environment_is_as_it_was_after_a_tls_server(monkeypatch: pytest.Mon
 # --- CPU per request ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.measured("once")
 @pytest.mark.parametrize(("loop", "tls"), [("asyncio", False), ("uvloop", True), ("trio", False)])
 def test_the_contenders_take_turns_and_hold_the_connections_they_are_meant_to(loop: str, tls: bool) -> None:
     contenders = field(loop, 2)
@@ -196,6 +198,21 @@ def test_the_guard_fails_when_one_bound_is_broken(capsys: pytest.CaptureFixture[
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told] == ["OVER", "ok", "1"]
     assert "bad: 1.010" in told[0]
+
+
+def test_what_counts_is_judged_beside_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    begun = threading.Event()
+
+    def count(_: int) -> Sequence[float]:
+        begun.set()
+        return [1.01]
+
+    def ratios(_: int) -> Sequence[float]:
+        assert begun.wait(60)
+        return [1.0]
+
+    assert guard([Check("counted", 1.0, count, counts=True), Check("timed", 1.0, ratios)]) == 1
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["ok", "timed:"], ["OVER", "counted:"], ["1", "of"]]
 
 
 def test_a_check_takes_as_many_rounds_as_it_is_asked_for() -> None:

@@ -41,12 +41,19 @@ def note(what):
 """
 
 
+@pytest.fixture(autouse=True)
+def no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To load them all takes longer than to run these tests."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def repeated(tests: Path, *arguments: str) -> Counter[str]:
     """Repeat these tests, and return what they noted."""
     assert main(["--at-once", "2", *arguments, str(tests)]) == 0
     return Counter(tests.with_name("noted").read_text().splitlines())
 
 
+@pytest.mark.unmeasured
 def test_a_flake_is_found_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flaky = tmp_path / "test_flaky.py"
     flaky.write_text(SOMETIMES)
@@ -65,6 +72,7 @@ def test_no_failure_is_no_flake(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1].startswith("2 runs, 0 with a failure, in ")
 
 
+@pytest.mark.unmeasured
 def test_every_test_is_run_each_time_and_every_set_of_parameters_in_turn(tmp_path: Path) -> None:
     tests = tmp_path / "test_in_turn.py"
     tests.write_text(IN_TURN)
