@@ -90,7 +90,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure neither a test that is marked so, nor the processes that it starts."""
+    """Measure neither a test that is marked so, nor the fixtures that it sets up, nor the processes that it starts."""
     unmeasured = item.get_closest_marker("unmeasured") is not None
     with pytest.MonkeyPatch.context() as patch:
         if unmeasured:

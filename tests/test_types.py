@@ -33,7 +33,7 @@ def run(tool: str, *arguments: str | Path, cwd: Path = ROOT) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all Python of the README: its files, its programs, and its fragments, each in a function."""
     folder = tmp_path_factory.mktemp("programs")
