@@ -47,7 +47,7 @@ def pytest_pycollect_makeitem(name: str, obj: object) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which sets of a test's parameters are measured: by default those that bring a value for the first time, on trio.
+    """Say which sets of a test's parameters are measured: by default those that bring a value for the first time, on trio where it can be.
 
     Trio, because with CPython 3.11 a task that was cancelled on asyncio makes coverage lose what runs below it.
     """
@@ -78,7 +78,9 @@ def _parameters(item: pytest.Item) -> dict[str, object]:
 
 def _extent(item: pytest.Item) -> str:
     marker = item.get_closest_marker("measured")
-    return "" if marker is None else str(marker.args[0])
+    extent = "" if marker is None else str(marker.args[0])
+    assert extent in {"", "once", "on both loops"}, f"{item.nodeid}: measured({extent!r})"
+    return extent
 
 
 @pytest.hookimpl(wrapper=True)
@@ -101,7 +103,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @contextmanager
 def nothing_measured(*, when: bool) -> Iterator[None]:
-    """Coverage stands still meanwhile."""
+    """Coverage of this thread stands still meanwhile."""
     measuring = sys.gettrace()
     by_coverage = type(measuring).__module__.startswith("coverage")  # and by no debugger
     if not (when and by_coverage):

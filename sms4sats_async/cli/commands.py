@@ -130,8 +130,16 @@ def _check(task: Task, options: Options) -> None:
         raise click.UsageError("--follow has many answers, and --json is one document")
     if options.backend == "trio" and importlib.util.find_spec("trio") is None:
         raise click.UsageError("trio is missing: pip install 'sms4sats-async[trio]'")
-    if task.reads_journal and options.journal and not Path(options.journal).exists():  # a slip must not read: nothing is open
+    if task.reads_journal and options.journal and _is_missing(options.journal):  # a slip must not read: nothing is open
         raise click.UsageError(f"there is no journal {options.journal!r}: what places an order makes one")
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        Path(path).stat()
+    except OSError as error:  # of all else the journal itself will tell
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
 
 
 def _has_port_or_none(url: str) -> bool:

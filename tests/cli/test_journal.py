@@ -60,6 +60,12 @@ def test_a_name_that_no_file_has_is_a_mistake_and_makes_none(command: str, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_that_cannot_be_looked_up_is_told_as_any_journal_that_cannot_be_used(tmp_path: Path, sandbox: Sandbox) -> None:
+    done = run("orders", "--journal", str(tmp_path / ("o" * 300)), transport=sandbox.transport())
+    assert (done.code, done.out) == (9, "")
+    assert "it cannot be used" in done.err
+
+
 def test_a_journal_that_is_none_has_a_code_of_its_own(tmp_path: Path, sandbox: Sandbox) -> None:
     path = tmp_path / "orders.db"
     path.write_bytes(b"something else" * 100)
