@@ -2730,6 +2730,14 @@ _JOURNAL = [
         ("cli/test_journal.py::test_a_name_that_no_file_has_is_a_mistake_and_makes_none",),
     ),
     Variant(
+        "a-journal-that-may-not-be-looked-up-is-said-not-to-be-there",
+        "of all else the journal itself will tell",
+        "cli/commands.py",
+        "return isinstance(error, FileNotFoundError | NotADirectoryError)",
+        "return isinstance(error, OSError)",
+        ("cli/test_journal.py::test_a_name_that_cannot_be_looked_up_is_told_as_any_journal_that_cannot_be_used",),
+    ),
+    Variant(
         "a-code-is-lost-with-the-report",
         "without a report the order stays open",
         "recovery.py",
