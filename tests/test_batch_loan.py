@@ -35,7 +35,7 @@ async def test_a_brake_from_outside_is_heeded_as_the_services_own() -> None:
     async with service.serving() as server, Client(base_url=server.url) as client:
         held = service.order(paid_at=0.0, number_at=0.0)
         async with BatchWatcher(client, [Order(held.id)], poll_interval=1.0, cancel_on_exit=False) as batch:
-            await anyio.sleep(3)
+            await anyio.sleep(3.5)  # between two polls
             assert batch.braked == 0.0
             batch.brake(20)
             batch.brake(5)  # a shorter one changes nothing
