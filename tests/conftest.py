@@ -5,7 +5,8 @@ A test that talks to another thread or process needs real time: it takes the ``r
 Measuring which lines run makes a test two or three times as slow, and only the first time tells something. So of a test's sets of
 parameters those are measured that bring a value for the first time, and on one backend: that is enough for most. The marker
 ``measured("on both loops")`` is for what has lines of its own for each, and ``measured("once")`` for what has many sets and the same lines
-in all. What takes long to go over lines that others have covered has the ``unmeasured`` marker.
+in all. What takes long to go over lines that others have covered has the ``unmeasured`` marker. Whoever shares a fixture with other tests
+is measured in any case: which of them sets it up, and which takes it down, changes from run to run.
 """
 
 import importlib.util
@@ -91,14 +92,30 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Measure neither a test that is marked so, nor the fixtures that it sets up, nor the processes that it starts."""
-    unmeasured = item.get_closest_marker("unmeasured") is not None
+    is_last = nextitem is None or nextitem.path != item.path  # and so takes down what is shared in its file
+    together = [one for one in item.session.items if one.path == item.path] if is_last else [item]
+    shares = nextitem is None or any(_shares(one) for one in together)
+    unmeasured = item.get_closest_marker("unmeasured") is not None and not shares
     with pytest.MonkeyPatch.context() as patch:
         if unmeasured:
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         with nothing_measured(when=unmeasured):
             return (yield)
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Does it use a fixture of ours that others use as well?"""
+    fixtures = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    used = [one for ones in fixtures.values() for one in ones]
+    return any(one.scope != "function" and one.func.__module__.startswith("tests.") for one in used)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:  # pragma: no cover - what is measured is over
+    """Tell beside the summary where the time before the tests went, in `.ci/run`."""
+    if steps := os.environ.get("CI_STEPS"):
+        terminalreporter.line(steps)
 
 
 @contextmanager

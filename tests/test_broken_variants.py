@@ -40,14 +40,12 @@ def verdict_on(request: pytest.FixtureRequest, workshop: Workshop) -> Iterator[C
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.measured("once")
 @pytest.mark.parametrize("tried", FILES)
 def test_what_finds_variants_out_passes_on_the_package_as_it_is(tried: str, verdict_on: Callable[[Variant | str], Verdict]) -> None:
     verdict = verdict_on(tried)
     assert verdict.good, verdict.words
 
 
-@pytest.mark.measured("once")
 @pytest.mark.parametrize("tried", VARIANTS, ids=str)
 def test_a_broken_client_is_found_out(tried: Variant, verdict_on: Callable[[Variant | str], Verdict]) -> None:
     verdict = verdict_on(tried)
