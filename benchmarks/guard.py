@@ -2,10 +2,10 @@
 
     python -m benchmarks.guard
 
-Every figure is a ratio of two that were taken in turns in one run, so that a slow machine slows both. A bound is met when the median of
-the ratios is within it. Where it is not, as many rounds are taken again, up to seven takes in all, and judged together: more samples,
-never a wider bound. It is over when the median of every take is over: were the truth just at the bound, that would happen once in 128
-runs. What lies between is open: the machine's noise is larger than the distance to the bound; it is printed, and fails nothing.
+Every figure is a ratio of two that were taken in turns in one run, so that a slow machine slows both. While the median of the ratios is
+over the bound in each take, as many rounds are taken again, up to seven takes in all. It is over when it is so in all seven: were the truth
+just at the bound, that would happen once in 128 runs. It is met when the median of all rounds together is within the bound. What lies
+between is open: the machine's noise is larger than the distance to the bound; it is printed, and fails nothing.
 The exit code is 1 when a bound is over, else 0.
 """
 
@@ -69,9 +69,9 @@ class Verdict:
 
 
 def judge(check: Check, rounds: int = ROUNDS) -> Verdict:
-    """Take rounds until the bound is met or there were enough of them."""
+    """Take rounds until one take is within the bound, after which no other could break it, or there were enough of them."""
     verdict = Verdict(check, [check.ratios(rounds)])
-    while not verdict.met and len(verdict.takes) < TAKES:
+    while verdict.over and len(verdict.takes) < TAKES:
         verdict = Verdict(check, [*verdict.takes, check.ratios(rounds)])
     return verdict
 

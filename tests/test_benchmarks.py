@@ -164,10 +164,10 @@ def test_a_bound_that_is_met_takes_no_more_rounds() -> None:
 
 
 def test_a_bound_that_is_not_met_at_first_is_judged_over_all_rounds_together() -> None:
-    ratios, asked = _takes([0.3, 0.2, 0.3], [0.2, 0.2, 0.3], [0.2, 0.2, 0.2])
+    ratios, asked = _takes([0.3, 0.2, 0.3], [0.3, 0.3, 0.2], [0.1, 0.1, 0.2, 0.2, 0.2])
     verdict = judge(Check("ours / theirs", 0.2, ratios), rounds=3)
     assert (verdict.met, asked) == (True, [3, 3, 3])
-    assert sorted(verdict.ratios) == [0.2] * 6 + [0.3] * 3
+    assert sorted(verdict.ratios) == [0.1] * 2 + [0.2] * 5 + [0.3] * 4
 
 
 def test_a_bound_is_broken_when_every_take_is_over_it() -> None:
@@ -177,10 +177,10 @@ def test_a_bound_is_broken_when_every_take_is_over_it() -> None:
     assert str(verdict).startswith("OVER  ours / theirs: 0.300")
 
 
-def test_a_bound_within_the_noise_is_open() -> None:
-    ratios, asked = _takes(*[[0.3, 0.3, 0.3]] * (TAKES - 1), [0.1, 0.1, 0.3])
+def test_a_bound_within_the_noise_is_open_and_takes_no_more_rounds() -> None:
+    ratios, asked = _takes(*[[0.3, 0.3, 0.3]] * 2, [0.1, 0.1, 0.3])
     verdict = judge(Check("ours / theirs", 0.2, ratios), rounds=3)
-    assert (verdict.met, verdict.over, len(asked)) == (False, False, TAKES)
+    assert (verdict.met, verdict.over, asked) == (False, False, [3, 3, 3])
     assert str(verdict).startswith("open  ours / theirs: 0.300")
 
 
