@@ -77,9 +77,9 @@ class Journal:
             anybody by then, and comes again.
         busy_timeout: seconds that a file which another process has locked is waited for, before that is an error.
 
-    The file is opened when the block is entered, else with the first call, and closed when the block is left, else when the journal is
-    forgotten or the program ends. The same journal can serve several clients, and event loops. A fork of the process that has opened it
-    answers for nothing of its parent's, and opens the file anew.
+    The file is opened when the block is entered, else with the first call, and closed when the block is left or cannot be entered, else
+    when the journal is forgotten or the program ends. The same journal can serve several clients, and event loops. A fork of the process
+    that has opened it answers for nothing of its parent's, and opens the file anew.
 
     Every coroutine raises :class:`JournalError` where the file cannot be used.
     """
@@ -107,7 +107,11 @@ class Journal:
         Raises:
             JournalError: it is damaged, of a later version, of something else, locked, or on a disk that is full or read-only.
         """
-        await self._ask(lambda _: None, writes=True)
+        try:
+            await self._ask(lambda _: None, writes=True)
+        except BaseException:
+            self._writer.forgotten()  # there will be no block whose end closes it
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -2738,6 +2738,22 @@ _JOURNAL = [
         ("cli/test_journal.py::test_a_name_that_cannot_be_looked_up_is_told_as_any_journal_that_cannot_be_used",),
     ),
     Variant(
+        "a-journal-that-cannot-be-opened-keeps-its-thread",
+        "closed when the block is left or cannot be entered",
+        "journal.py",
+        "            self._writer.forgotten()  # there will be no block whose end closes it\n",
+        "",
+        ("test_journal.py::test_a_file_that_is_no_good_is_told_at_the_start_and_left_as_it_is",),
+    ),
+    Variant(
+        "a-journal-whose-opening-is-cancelled-stays-open",
+        "closed when the block is left or cannot be entered",
+        "journal.py",
+        "        except BaseException:\n            self._writer.forgotten()",
+        "        except JournalError:\n            self._writer.forgotten()",
+        ("test_cancellation.py::test_a_journal_whose_block_is_cancelled_before_it_begins_is_closed",),
+    ),
+    Variant(
         "a-code-is-lost-with-the-report",
         "without a report the order stays open",
         "recovery.py",

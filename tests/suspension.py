@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -289,6 +290,17 @@ def tasks_alive() -> int:
     import trio
 
     return trio.lowlevel.current_statistics().tasks_living
+
+
+@contextlib.contextmanager
+def no_journal_left() -> Iterator[None]:
+    """Fail unless each journal that was opened in this block ends its thread, within a moment."""
+    before = threading.enumerate()
+    yield
+    opened = [thread for thread in threading.enumerate() if thread.name == "sms4sats-journal" and thread not in before]
+    for thread in opened:
+        thread.join(5)  # pragma: no cover - all may have ended
+    assert not any(thread.is_alive() for thread in opened)
 
 
 @contextlib.contextmanager

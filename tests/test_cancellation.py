@@ -8,7 +8,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -52,6 +51,7 @@ from tests.suspension import (
     by_ctrl_c_after_turns,
     by_two_native_cancels,
     files_open,
+    no_journal_left,
     no_task_left,
     run_virtually,
     ways,
@@ -511,23 +511,34 @@ JOURNALED: dict[str, Callable[[Journal], Coroutine[Any, Any, object]]] = {
 
 @pytest.mark.parametrize("name", JOURNALED)
 async def test_a_journal_asked_by_who_is_cancelled_at_any_suspension_goes_on(name: str, tmp_path: Path) -> None:
-    async with Journal(tmp_path / "orders.db") as journal:
-        intent = await journal.intend(OrderKind.receive, country=187, service="tg", price_sats=None, prepaid=False)
-        await journal.placed(intent, Order(ORDER))
+    with no_journal_left():
+        async with Journal(tmp_path / "orders.db") as journal:
+            intent = await journal.intend(OrderKind.receive, country=187, service="tg", price_sats=None, prepaid=False)
+            await journal.placed(intent, Order(ORDER))
 
-        async def attempt(way: Way[Any], k: int) -> Ending[Any]:
-            with no_task_left():
-                ending = await way(lambda: JOURNALED[name](journal), k)
-            saw_its_own(ending, f"{way.__name__} at {k}")
-            assert [order.id for order in await journal.open_orders()] == [ORDER]
-            return ending
+            async def attempt(way: Way[Any], k: int) -> Ending[Any]:
+                with no_task_left():
+                    ending = await way(lambda: JOURNALED[name](journal), k)
+                saw_its_own(ending, f"{way.__name__} at {k}")
+                assert [order.id for order in await journal.open_orders()] == [ORDER]
+                return ending
 
-        for way in ways():
-            assert await sweep(attempt, way) > 1
-    for thread in threading.enumerate():
-        if thread.name == "sms4sats-journal":
-            thread.join(5)  # pragma: no cover - it may have ended
-    assert "sms4sats-journal" not in {thread.name for thread in threading.enumerate()}
+            for way in ways():
+                assert await sweep(attempt, way) > 1
+
+
+async def test_a_journal_whose_block_is_cancelled_before_it_begins_is_closed(tmp_path: Path) -> None:
+    kept: list[Journal] = []  # for one that nobody has any more is closed anyway
+
+    async def attempt(way: Way[Any], k: int) -> Ending[Any]:
+        kept.append(Journal(tmp_path / "orders.db"))
+        with no_task_left(), no_journal_left():
+            ending = await way(lambda: opened_and_closed(kept[-1]), k)
+        saw_its_own(ending, f"{way.__name__} at {k}")
+        return ending
+
+    for way in ways():
+        assert await sweep(attempt, way) > 1
 
 
 @asyncio_only

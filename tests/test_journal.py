@@ -44,6 +44,7 @@ from sms4sats_async.sandbox import Sandbox, Timeline
 from sms4sats_async.testing import Clock
 from tests.conftest import HAS_TRIO
 from tests.servers import Reply, SeenRequest, json_reply, serve
+from tests.suspension import no_journal_left
 
 KEY = "journal-key"
 QUICK = Timeline(paid_after=5, number_after=10, code_after=40, code="004217")
@@ -442,8 +443,9 @@ async def test_a_file_that_is_no_good_is_told_at_the_start_and_left_as_it_is(tmp
     spoil, words = BAD[bad]
     spoil(path)
     before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(JournalError, match=words) as caught:
-        async with Journal(path):
+    journal = Journal(path)
+    with no_journal_left(), pytest.raises(JournalError, match=words) as caught:
+        async with journal:
             raise AssertionError("it has opened")
     assert str(caught.value).startswith("journal orders.db: ")
     assert (path.read_bytes() if path.is_file() else None) == before
@@ -823,21 +825,15 @@ async def test_whoever_asks_while_it_is_being_closed_is_answered(path: Path) -> 
         await journal.aclose()
 
 
-def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "sms4sats-journal"]
-
-
 async def test_a_journal_that_is_forgotten_ends_its_thread_and_has_written_all(path: Path) -> None:
-    before = set(threads())
-
     async def forget() -> None:
         journal = Journal(path)
         await journal.open_orders()
         journal.watched(Order("a" * 32), bare=True)
 
-    await forget()
-    gc.collect()
-    await really(lambda: not set(threads()) - before)
+    with no_journal_left():
+        await forget()
+        gc.collect()
     assert on_disk(path, "id, owner") == [("a" * 32, None)]
     assert not list(path.parent.glob("*.live"))
 
