@@ -1,6 +1,5 @@
 """Certificates for a server on this machine: good ones, and one for each way to be bad; all made in memory, in a moment."""
 
-import functools
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,17 +7,14 @@ from pathlib import Path
 
 import trustme
 
-
-@functools.cache
-def authority() -> trustme.CA:
-    """The authority that a client under test trusts, once ``trust`` was called."""
-    return trustme.CA()
+AUTHORITY = trustme.CA()
+"""Whom a client under test trusts, once ``trust`` was called."""
 
 
 def trust(folder: Path) -> str:
     """Write the authority's certificate into a folder, and return its path: the value of ``SSL_CERT_FILE``."""
     path = folder / "authority.pem"
-    authority().cert_pem.write_to_path(path)
+    AUTHORITY.cert_pem.write_to_path(path)
     return str(path)
 
 
@@ -28,18 +24,16 @@ def _context(certificate: trustme.LeafCert) -> ssl.SSLContext:
     return context
 
 
-@functools.cache
-def good() -> ssl.SSLContext:
-    """For a server at 127.0.0.1."""
-    return _context(authority().issue_cert("127.0.0.1"))
+GOOD = _context(AUTHORITY.issue_cert("127.0.0.1"))
+"""For a server at 127.0.0.1."""
 
 
 def _expired() -> ssl.SSLContext:
-    return _context(authority().issue_cert("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1)))
+    return _context(AUTHORITY.issue_cert("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1)))
 
 
 def _not_yet_valid() -> ssl.SSLContext:
-    return _context(authority().issue_cert("127.0.0.1", not_before=datetime.now(UTC) + timedelta(days=1)))
+    return _context(AUTHORITY.issue_cert("127.0.0.1", not_before=datetime.now(UTC) + timedelta(days=1)))
 
 
 def _of_another_authority() -> ssl.SSLContext:
@@ -47,7 +41,7 @@ def _of_another_authority() -> ssl.SSLContext:
 
 
 def _for_another_host() -> ssl.SSLContext:
-    return _context(authority().issue_cert("127.0.0.2", "elsewhere.example"))
+    return _context(AUTHORITY.issue_cert("127.0.0.2", "elsewhere.example"))
 
 
 BAD: dict[str, Callable[[], ssl.SSLContext]] = {

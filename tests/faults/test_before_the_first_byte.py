@@ -249,7 +249,7 @@ async def test_row_5_a_good_certificate_is_taken_and_a_watch_waits_for_one(stack
     async with (
         serve([READY]) as server,
         tls_to(server.url, certificates.BAD["expired"]()) as bad,
-        tls_to(server.url, certificates.good()) as good,
+        tls_to(server.url, certificates.GOOD) as good,
         line_to(bad.url) as line,
         stack.client(line.url.replace("http", "https"), trust_env=True) as client,
         anyio.create_task_group() as tasks,
@@ -451,7 +451,7 @@ def named(greeting: Greeting) -> str:
 @asynccontextmanager
 async def behind_tls(script: Any) -> AsyncIterator[tuple[Server, str]]:
     """A service with https, and what it sees."""
-    async with serve(script) as server, tls_to(server.url, certificates.good()) as front:
+    async with serve(script) as server, tls_to(server.url, certificates.GOOD) as front:
         yield server, front.url
 
 

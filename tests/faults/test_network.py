@@ -308,10 +308,10 @@ async def test_over_socks_an_onion_is_asked_and_no_name_is_looked_up_here(scheme
 async def test_over_socks_a_certificate_is_asked_for_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", certificates.trust(tmp_path))
     till = Till()
-    for context, charged in ((certificates.good(), 1), (certificates.BAD["for another host"](), 1)):
+    for context, charged in ((certificates.GOOD, 1), (certificates.BAD["for another host"](), 1)):
         async with serve(till) as server, tls_to(server.url, context) as tls, proxy(socks5([])) as front:
             async with Client(base_url=tls.url, proxy=front.url.replace("http", "socks5h"), api_key=KEY) as client:
-                with contextlib.nullcontext() if context is certificates.good() else pytest.raises(TransportError, match="date") as caught:
+                with contextlib.nullcontext() if context is certificates.GOOD else pytest.raises(TransportError, match="date") as caught:
                     await spend(client)
                 assert not isinstance(caught and caught.value, OutcomeUnknown)
             assert front.connections_opened == 1
@@ -422,7 +422,7 @@ async def test_a_watch_over_tls_outlives_connections_that_end_without_a_goodbye(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", certificates.trust(tmp_path))
-    async with serve(Service(), close_idle=True) as server, tls_to(server.url, certificates.good()) as front:
+    async with serve(Service(), close_idle=True) as server, tls_to(server.url, certificates.GOOD) as front:
         async with stack.client(front.url, trust_env=True) as client:
             assert await code_of(client, ORDER, poll_interval=3) == CODE
             assert anyio.current_time() <= CODE_AT + A_POLL
@@ -443,7 +443,7 @@ async def test_a_reply_without_a_length_that_ends_without_a_goodbye_is_whole_or_
     async def script(request: SeenRequest, reply: Reply) -> None:
         await reply.cut(head + body, at=len(head) + next(cuts))
 
-    async with serve(script) as server, tls_to(server.url, certificates.good()) as front:
+    async with serve(script) as server, tls_to(server.url, certificates.GOOD) as front:
         async with stack.client(front.url, api_key=KEY, trust_env=True, attempts=1) as client:
             for _ in range(0, len(body), 9):
                 with pytest.raises((TransportError, DecodeError)):
