@@ -144,9 +144,9 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
     commands = [shlex.split(line) for line in re.findall(r"^python3.11 -m venv .*$", README, re.MULTILINE)]
     demo, tests = commands
     assert demo[-3:] == ["-m", "sms4sats_async", "demo"]
-    assert tests[-4:] == ["-m", "pytest", "-n", "auto"]
+    assert tests[-6:] == ["-m", "pytest", "-n", "auto", "--dist", "worksteal"]
     ci = (ROOT / ".ci" / "run").read_text()
-    assert " ".join(tests[-4:]) in ci
+    assert " ".join(tests[-6:]) in ci
     for extra in (".[sandbox,trio,aiohttp,socks,cli,cluster]", "--group test"):
         assert extra in " ".join(tests)
         assert extra in ci
