@@ -107,10 +107,12 @@ class Journal:
         Raises:
             JournalError: it is damaged, of a later version, of something else, locked, or on a disk that is full or read-only.
         """
+        was_open = self._writer.is_open
         try:
             await self._ask(lambda _: None, writes=True)
         except BaseException:
-            self._writer.forgotten()  # there will be no block whose end closes it
+            if not was_open:
+                self._writer.forgotten()  # there will be no block whose end closes it
             raise
         return self
 
@@ -327,6 +329,11 @@ class _Writer:
         self._watchers: dict[str, int] = {}
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Is there a thread, whether or not it could open the file?"""
+        return self._thread is not None
 
     def count(self, order_id: str, more: int) -> int:
         """Count those who watch an order here: so many more; return how many they are."""

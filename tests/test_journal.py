@@ -451,6 +451,17 @@ async def test_a_file_that_is_no_good_is_told_at_the_start_and_left_as_it_is(tmp
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
+async def test_a_journal_that_is_in_use_stays_open_when_it_is_not_entered_again(path: Path) -> None:
+    async with Journal(path) as journal, Journal(path) as other:
+        journal.watched(Order("a" * 32), bare=True)
+        assert await journal.find("a" * 32) is not None
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            async with journal:
+                raise AssertionError("it was entered")
+        assert not await other.take("a" * 32), "nobody answers for it, though it is watched"
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Another program has the file for itself."""
