@@ -107,13 +107,7 @@ class Journal:
         Raises:
             JournalError: it is damaged, of a later version, of something else, locked, or on a disk that is full or read-only.
         """
-        was_open = self._writer.is_open
-        try:
-            await self._ask(lambda _: None, writes=True)
-        except BaseException:
-            if not was_open:
-                self._writer.forgotten()  # there will be no block whose end closes it
-            raise
+        await self._writer.open()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -279,15 +273,20 @@ class _Asked(Generic[T]):
         tell: wakes whoever waits.
         last: nothing comes after it.
         lasting: where the disk fails it is tried again, although whoever waits is told that it was not done.
+        idle: it is no use of the journal: the beginning of a block, and, if ``last``, the end of one that could not begin; that gives way
+            to whoever uses it.
     """
 
-    __slots__ = ("last", "lasting", "problem", "result", "tell", "work", "writes")
+    __slots__ = ("idle", "last", "lasting", "problem", "result", "tell", "work", "writes")
 
-    def __init__(self, work: Callable[[Book], T], *, writes: bool = True, last: bool = False, lasting: bool = False) -> None:
+    def __init__(
+        self, work: Callable[[Book], T], *, writes: bool = True, last: bool = False, lasting: bool = False, idle: bool = False
+    ) -> None:
         self.work = work
         self.writes = writes
         self.last = last
         self.lasting = lasting
+        self.idle = idle
         self.result: T | None = None
         self.problem: str | None = None
         self.tell: Callable[[], object] = int
@@ -327,13 +326,9 @@ class _Writer:
         self._thread: threading.Thread | None = None
         self._works: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._watchers: dict[str, int] = {}
+        self._in_use = False
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------------------
-
-    @property
-    def is_open(self) -> bool:
-        """Is there a thread, whether or not it could open the file?"""
-        return self._thread is not None
 
     def count(self, order_id: str, more: int) -> int:
         """Count those who watch an order here: so many more; return how many they are."""
@@ -368,6 +363,20 @@ class _Writer:
             raise JournalError(asked.problem)
         return cast("T", asked.result)  # there was no problem, so there is a T
 
+    async def open(self) -> None:
+        """Open the file for a block; if there will be none, close it again, unless somebody uses it by then.
+
+        Raises:
+            JournalError: it cannot be used.
+        """
+        try:
+            await self.ask(_Asked(lambda _: None, idle=True))
+        except BaseException:
+            self.note(_last(idle=True))
+            raise
+        with self._lock:
+            self._in_use = True
+
     async def close(self) -> None:
         """Have everything done that was to be done, and end the thread."""
         if self._thread is not None:
@@ -398,6 +407,8 @@ class _Writer:
                 if not _is_asked(work):
                     self._works.put(work)
                 raise JournalError(f"journal {self._path.name}: it cannot be written: {error}") from error
+            if not (_is_asked(work) and work.idle):
+                self._in_use = not (_is_asked(work) and work.last)
             self._works.put(work)
 
     # --- in the thread -----------------------------------------------------------------------------------------------------------
@@ -410,7 +421,7 @@ class _Writer:
             for one in asked:
                 if not (one.writes or one.last):
                     self._read(one)
-            last = any(one.last for one in asked)
+            last = any(one.last and not (one.idle and self._in_use) for one in asked)
             if last and self._book is not None:
                 book, self._book = self._book, None
                 with suppress(Exception):  # what it could not write, or let go of, is found by the next who opens it
@@ -495,8 +506,8 @@ class _Writer:
         return None
 
 
-def _last() -> _Asked[None]:
-    return _Asked(lambda _: None, writes=False, last=True)
+def _last(*, idle: bool = False) -> _Asked[None]:
+    return _Asked(lambda _: None, writes=False, last=True, idle=idle)
 
 
 _loops_that_wait: list[object] = []

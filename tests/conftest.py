@@ -6,7 +6,7 @@ Measuring which lines run makes a test two or three times as slow, and only the 
 parameters those are measured that bring a value for the first time, and on one backend: that is enough for most. The marker
 ``measured("on both loops")`` is for what has lines of its own for each, and ``measured("once")`` for what has many sets and the same lines
 in all. What takes long to go over lines that others have covered has the ``unmeasured`` marker. Whoever shares a fixture with other tests
-is measured in any case: which of them sets it up, and which takes it down, changes from run to run.
+is measured in any case, and so is the last one of a process: which of them sets it up, and which takes it down, changes from run to run.
 """
 
 import importlib.util

@@ -451,15 +451,69 @@ async def test_a_file_that_is_no_good_is_told_at_the_start_and_left_as_it_is(tmp
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
+async def not_entered(journal: Journal) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async with journal:
+            raise AssertionError("it was entered")
+
+
+async def test_a_journal_that_is_not_entered_again_and_again_is_closed(path: Path) -> None:
+    kept = [Journal(path) for _ in range(20)]
+    with no_journal_left():
+        for journal in kept:
+            await not_entered(journal)
+            await not_entered(journal)
+
+
 async def test_a_journal_that_is_in_use_stays_open_when_it_is_not_entered_again(path: Path) -> None:
     async with Journal(path) as journal, Journal(path) as other:
         journal.watched(Order("a" * 32), bare=True)
         assert await journal.find("a" * 32) is not None
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            async with journal:
-                raise AssertionError("it was entered")
+        await not_entered(journal)
+        assert await journal.find("a" * 32) is not None
         assert not await other.take("a" * 32), "nobody answers for it, though it is watched"
+
+
+async def test_a_block_that_does_not_begin_ends_nothing_for_whoever_uses_the_journal_by_then(path: Path) -> None:
+    async with Journal(path) as other:
+        for _ in range(20):
+            journal = Journal(path)
+            await not_entered(journal)
+            call = await journal.intend(OrderKind.receive, country=187, service="tg", price_sats=5, prepaid=True)
+            assert await other.unresolved() == [], "nobody answers for a call that is under way"
+            journal.dropped(call)
+            await journal.aclose()
+
+
+async def test_what_was_seen_is_written_though_a_block_could_not_begin(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.mkdir()
+    journal = Journal(path)
+    tries = tries_to_open(path, monkeypatch)
+    journal.watched(Order("a" * 32), bare=True)
+    with pytest.raises(JournalError, match="it is no file"):
+        await journal.__aenter__()
+    then = time.monotonic()
+    await really(lambda: tries[-1] > then + RETRY / 2, patience=20)
+    monkeypatch.undo()
+    path.rmdir()
+    await really(path.is_file)
+    assert [entry.order.id for entry in await journal.entries()] == ["a" * 32]
+    await journal.aclose()
+
+
+def tries_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When a journal has looked for its file: a list that grows."""
+    tries: list[float] = []
+    stat = Path.stat
+
+    def told(it: Path, **options: Any) -> os.stat_result:
+        if it == path:
+            tries.append(time.monotonic())
+        return stat(it, **options)
+
+    monkeypatch.setattr(Path, "stat", told)
+    return tries
 
 
 @contextmanager
@@ -698,20 +752,12 @@ async def test_what_could_not_be_written_is_tried_again_by_itself(path: Path, ca
 
 
 async def test_what_is_to_be_settled_is_tried_again_as_seldom_as_what_is_to_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[float] = []
-
-    def stat_of(self: Path, **options: Any) -> os.stat_result:  # which each attempt asks for first
-        tries.extend([time.monotonic()] * (self.name == path.name))
-        return whole(self, **options)
-
-    whole = Path.stat
-
     async with desk(path, settle_after=0.1) as (journal, client):
         order = await client.create_order(187, "tg")
         await OrderWatcher(client, order).code()
         await journal.find(order.id)
         with gone(path):
-            monkeypatch.setattr(Path, "stat", stat_of)
+            tries = tries_to_open(path, monkeypatch)
             await really(lambda: len(tries) > 1)
             monkeypatch.undo()
         assert tries[1] - tries[0] > RETRY / 2
